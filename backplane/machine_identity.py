@@ -39,7 +39,7 @@ def machine_token(secret: str, machine_id: str) -> str:
 
 def machine_certificate(secret: str, machine_id: str) -> tuple[str, str]:
     """The certificate and its private key, as PEM."""
-    # 0.05 s of CPU and 10 MB, where there are machines.
+    # 0.05 s of CPU, which only those pay who have machines.
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415

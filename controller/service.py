@@ -199,7 +199,7 @@ async def _work(
 
 
 async def _rent(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> None:
-    # 30 modules that nobody needs who rents nothing.
+    # 0.07 s of CPU, which only those pay who rent machines.
     from controller.gpus.service import open_gpu_loop  # noqa: PLC0415
 
     platform_id = await until_available(resources.store.platform_id, _log_waiting("database"))

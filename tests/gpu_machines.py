@@ -1,4 +1,4 @@
-"""GPU machines without a provider: rows in memory, an account of machines that is simulated, and a clock that is driven.
+"""GPU machines without a provider: rows in memory, a simulated account of machines, and a clock that is driven.
 
 The simulated account does what real ones do: it makes a machine and does not answer, answers and has not destroyed,
 takes machines away, and is gone for an hour. A controller dies at any of its calls. The rows behave as those in a
@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry
 
 from backplane.domain.gpus import (
     AUTOSCALER,
-    Caps,
     Charge,
     FleetStatus,
     Machine,
@@ -25,6 +24,7 @@ from backplane.domain.gpus import (
     Offer,
     RegisteredServer,
     Spending,
+    SpendingCaps,
     cost,
     day_of,
     due_charges,
@@ -34,7 +34,7 @@ from backplane.domain.gpus import (
 from backplane.errors import NotFound, Unavailable
 from backplane.store import GpuMachines, ModelServerTable
 from controller.gpus.decision import ScalingRules
-from controller.gpus.fleet import Access, Demand, FleetParts, FleetRules, GpuFleet
+from controller.gpus.fleet import Demand, FleetParts, FleetRules, GpuFleet, MachineAccess
 from controller.gpus.health import Probe
 from controller.gpus.metrics import GpuMetrics
 from controller.gpus.provider import CreateRefused, GpuProvider, Instance, NewInstance
@@ -44,7 +44,7 @@ START = datetime(2026, 11, 30, 6, 0, tzinfo=UTC)
 SPEC = MachineSpec("RTX_4090", 1, "ollama/ollama", 50, ("m",))
 TICK = timedelta(seconds=10)
 CENTS = 10_000
-CAPS = Caps(hour=200 * CENTS, day=1500 * CENTS)
+CAPS = SpendingCaps(hour=200 * CENTS, day=1500 * CENTS)
 RULES = ScalingRules(least=1, most=5, out_above=100, in_below=10, in_after=timedelta(minutes=5))
 
 
@@ -90,7 +90,7 @@ class MemoryMachines:
         self.rows[machine.id] = machine
         return machine
 
-    async def reserve(self, machine: Machine, offer: Offer, caps: Caps, now: datetime) -> Machine | str | None:
+    async def reserve(self, machine: Machine, offer: Offer, caps: SpendingCaps, now: datetime) -> Machine | str | None:
         if refused := why_not(await self.spending(now), offer.micro_usd_per_hour, caps):
             return refused
         after = replace(machine, state=MachineState.CREATING, state_since=now, offer=offer.id, paid_since=now)
@@ -339,7 +339,7 @@ class World:
     machines: MemoryMachines | GpuMachines
     servers: MemoryServers | ModelServerTable
     line: Line
-    caps: Caps = CAPS
+    caps: SpendingCaps = CAPS
     rules: ScalingRules = RULES
     fleets: list[GpuFleet] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -348,7 +348,7 @@ class World:
 
     @classmethod
     def of(
-        cls, seed: int = 0, faults: Faults | None = None, *, caps: Caps = CAPS, rules: ScalingRules = RULES
+        cls, seed: int = 0, faults: Faults | None = None, *, caps: SpendingCaps = CAPS, rules: ScalingRules = RULES
     ) -> "World":
         clock = Clock()
         account = SimulatedAccount(clock, random.Random(seed), faults or Faults())
@@ -360,7 +360,7 @@ class World:
             machines=cast(GpuMachines, self.machines),
             servers=cast(ModelServerTable, self.servers),
             provider=self.account,
-            access=lambda machine_id: Access(f"token of {machine_id}"),
+            access=lambda machine_id: MachineAccess(f"token of {machine_id}"),
             fault=self._fault,
             calls=self.line,
             clock=self.clock,

@@ -6,6 +6,7 @@ stays.
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -151,10 +152,10 @@ async def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
 
 
 @asynccontextmanager
-async def scripted_models() -> AsyncIterator[ScriptedModels]:
+async def scripted_models(tls: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedModels]:
     models = ScriptedModels()
-    server = await asyncio.start_server(models.accept, "127.0.0.1", 0)
-    models.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(models.accept, "127.0.0.1", 0, ssl=tls)
+    models.url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield models
     finally:

@@ -83,9 +83,7 @@ async def open_worker_context(
     PluginRefused. `resources.slots.run()` must be running before a model is asked."""
     resources, metrics = process.resources, process.metrics
     async with (
-        open_gateway(
-            settings, resources.slots, resources.buckets, metrics, resources.store.model_servers
-        ) as gateway,
+        open_gateway(settings, resources.slots, resources.buckets, metrics, resources.store.model_servers) as gateway,
         open_tools(settings, builtin, resources.artifacts, embedder_of(settings, gateway)) as tools,
     ):
         yield WorkerContext(

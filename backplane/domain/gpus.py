@@ -149,7 +149,7 @@ def due_charges(machine: Machine, until: datetime) -> list[Charge]:
 
 
 @dataclass(frozen=True, slots=True)
-class Caps:
+class SpendingCaps:
     """The most that all machines may cost, in millionths of a dollar."""
 
     hour: int
@@ -181,7 +181,7 @@ def spending_of(machines: Iterable[Machine], charged_today: int, now: datetime) 
     return Spending(per_hour, today, day + timedelta(days=1) - now)
 
 
-def why_not(spending: Spending, price: int, caps: Caps) -> str | None:
+def why_not(spending: Spending, price: int, caps: SpendingCaps) -> str | None:
     """Why a machine of this price an hour may not be started; None: it may."""
     if spending.per_hour + price > caps.hour:
         return (
@@ -197,7 +197,7 @@ def why_not(spending: Spending, price: int, caps: Caps) -> str | None:
     return None
 
 
-def why_stop(spending: Spending, caps: Caps) -> str | None:
+def why_stop(spending: Spending, caps: SpendingCaps) -> str | None:
     """Why a machine has to stop now because of the caps; None: none has to."""
     if spending.per_hour > caps.hour:
         return f"all machines cost {_usd(spending.per_hour)} an hour; GPU_USD_PER_HOUR_MAX is {_usd(caps.hour)}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from backplane.domain.gpus import COMING, PAID, Caps, Machine, MachineState, Spending, why_stop
+from backplane.domain.gpus import COMING, PAID, Machine, MachineState, Spending, SpendingCaps, why_stop
 
 FAILURES_WITHIN = timedelta(hours=1)
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
@@ -48,7 +48,7 @@ class Scaling:
     machine_id: str | None = None
 
 
-def scaling_of(fleet: Fleet, rules: ScalingRules, caps: Caps, now: datetime) -> Scaling:
+def scaling_of(fleet: Fleet, rules: ScalingRules, caps: SpendingCaps, now: datetime) -> Scaling:
     staying = [machine for machine in fleet.machines if not machine.is_leaving]
     coming = [machine for machine in staying if machine.state in COMING]
     paid = [machine for machine in staying if machine.state is not MachineState.WANTED]

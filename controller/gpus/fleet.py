@@ -16,13 +16,13 @@ import structlog
 from backplane.domain.gpus import (
     AUTOSCALER,
     PAID,
-    Caps,
     FleetStatus,
     Machine,
     MachineSpec,
     MachineState,
     Offer,
     RegisteredServer,
+    SpendingCaps,
     hour_of,
     label_of,
     machine_id_of,
@@ -36,8 +36,8 @@ from controller.gpus.health import Probe
 from controller.gpus.metrics import GpuMetrics
 from controller.gpus.provider import CreateRefused, GpuProvider, Instance, NewInstance
 from controller.gpus.reconcile import (
+    MachineStep,
     Seen,
-    Step,
     health_of,
     is_drained,
     orphans,
@@ -66,13 +66,13 @@ class FleetRules:
     slots: int
     most_micro_usd: int
     scaling: ScalingRules
-    caps: Caps
+    caps: SpendingCaps
     period: timedelta
     drain: timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class MachineAccess:
     """How the model server on a machine is called. `key`: of its certificate."""
 
     token: str
@@ -105,7 +105,7 @@ class FleetParts:
     machines: GpuMachines
     servers: ModelServerTable
     provider: GpuProvider
-    access: Callable[[str], Access]
+    access: Callable[[str], MachineAccess]
     fault: Callable[[Probe], Awaitable[str | None]]
     calls: CallCounts
     clock: Callable[[], datetime]
@@ -189,7 +189,7 @@ class GpuFleet:
         }
 
     async def _advance_all(self, machines: Sequence[Machine], seen: Seen, demand: Demand) -> None:
-        steps: list[tuple[Machine, Instance | None, Step]] = []
+        steps: list[tuple[Machine, Instance | None, MachineStep]] = []
         for machine in machines:
             instance = seen.of(label_of(self._rules.platform_id, machine), machine.contract)
             if instance is not None:
@@ -212,7 +212,7 @@ class GpuFleet:
                 log.warning("a GPU machine has to wait", machine=machine.id, step=step.act, error=error.message)
 
     async def _seen_again(self, machine: Machine, instance: Instance) -> Machine:
-        """The machine with its real price. When that changes later, what it cost until now is booked by the one before."""
+        """The machine with its real price. When that changes later, what it cost is booked by the one before."""
         price = instance.micro_usd_per_hour
         if machine.contract is None or (price in (None, machine.micro_usd_per_hour) and not machine.missing_since):
             return machine
@@ -223,7 +223,7 @@ class GpuFleet:
         after = replace(machine, missing_since=None, micro_usd_per_hour=price)
         return await self._machines.change(machine, after) or machine
 
-    async def _carry_out(self, machine: Machine, instance: Instance | None, step: Step) -> None:
+    async def _carry_out(self, machine: Machine, instance: Instance | None, step: MachineStep) -> None:
         now, reason = self._now(), step.reason
         match step.act:
             case "place":

@@ -38,7 +38,7 @@ Act = Literal["wait", "place", "adopt", "not_made", "check", "drain", "destroy",
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class MachineStep:
     """What to do about a machine. `reason`: why, where its row is to say so."""
 
     act: Act
@@ -56,47 +56,45 @@ class Seen:
         """The machine's own instance. Two may have one label; it is the one whose id is known, else the first."""
         ours = [one for one in self.instances if one.label == label]
         known = [one for one in ours if one.contract == contract]
-        return (known or (ours if contract is None else []) or [None])[0]
+        found = known or (ours if contract is None else [])
+        return found[0] if found else None
 
 
-def step_of(machine: Machine, instance: Instance | None, seen: Seen, now: datetime, *, is_drained: bool) -> Step:
+def step_of(machine: Machine, instance: Instance | None, seen: Seen, now: datetime, *, is_drained: bool) -> MachineStep:
     """`instance`: as `seen` has it. `is_drained`: see there; only of a machine that drains."""
     match machine.state:
         case MachineState.WANTED:
-            return Step("end", machine.stop_reason) if machine.stop_reason else Step("place")
+            return MachineStep("end", machine.stop_reason) if machine.stop_reason else MachineStep("place")
         case MachineState.CREATING:
             if instance is not None:
-                return Step("adopt")
+                return MachineStep("adopt")
             if seen.asked_at - machine.state_since > CREATE_GRACE:
-                return Step("not_made", machine.reason)
-            return Step("wait")
+                return MachineStep("not_made", machine.reason)
+            return MachineStep("wait")
         case MachineState.TERMINATING:
-            if instance is None:
-                return Step("end") if seen.asked_at > (machine.checked_at or machine.state_since) else Step("wait")
             tried = machine.checked_at or machine.state_since
-            return Step("destroy") if now - tried >= DESTROY_AGAIN else Step("wait")
+            if instance is None:
+                return MachineStep("end" if seen.asked_at > tried else "wait")
+            return MachineStep("destroy") if now - tried >= DESTROY_AGAIN else MachineStep("wait")
     if instance is None:
         if machine.missing_since is not None and now - machine.missing_since > GONE_GRACE:
-            return Step("end", "the provider does not have it any more")
-        if (
-            machine.missing_since is None
-            and seen.asked_at - machine.state_since <= CREATE_GRACE
-            and not machine.ready_at
-        ):
-            return Step("wait")
-        return Step("missing", "the provider's list lacks it")
+            return MachineStep("end", "the provider does not have it any more")
+        is_new = machine.state is MachineState.STARTING and machine.ready_at is None
+        if is_new and machine.missing_since is None and seen.asked_at - machine.state_since <= CREATE_GRACE:
+            return MachineStep("wait")
+        return MachineStep("missing", "the provider's list lacks it")
     if machine.state is MachineState.DRAINING:
-        return Step("destroy", machine.stop_reason or "") if is_drained else Step("wait")
+        return MachineStep("destroy", machine.stop_reason or "") if is_drained else MachineStep("wait")
     if machine.stop_reason is not None:
         if machine.state is MachineState.READY:
-            return Step("drain", machine.stop_reason)
-        return Step("destroy", machine.stop_reason)
+            return MachineStep("drain", machine.stop_reason)
+        return MachineStep("destroy", machine.stop_reason)
     if instance.status == "stopped":
         # A stopped machine still pays for its disk, and may never come back.
-        return Step("destroy", "it has stopped at the provider")
+        return MachineStep("destroy", "it has stopped at the provider")
     if machine.checked_at is not None and now - machine.checked_at < HEALTH_PERIOD:
-        return Step("wait")
-    return Step("check")
+        return MachineStep("wait")
+    return MachineStep("check")
 
 
 def is_drained(machine: Machine, calls: int | None, most: timedelta, now: datetime) -> bool:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backplane.domain.budgets import MICRO
-from backplane.domain.gpus import Caps, MachineSpec
+from backplane.domain.gpus import MachineSpec, SpendingCaps
 from backplane.domain.validation_messages import sentence_of
 from backplane.errors import InvalidInput, Unavailable
 from backplane.leases.redis import RedisLease
@@ -21,7 +21,7 @@ from backplane.machine_identity import check_secret, machine_certificate, machin
 from backplane.resources import Resources
 from backplane.settings import Settings
 from controller.gpus.decision import ScalingRules
-from controller.gpus.fleet import Access, Demand, FleetParts, FleetRules, GpuFleet
+from controller.gpus.fleet import Demand, FleetParts, FleetRules, GpuFleet, MachineAccess
 from controller.gpus.health import fault_of
 from controller.gpus.loop import GpuLoop
 from controller.gpus.metrics import GpuMetrics
@@ -124,12 +124,12 @@ class _AccessOf:
     def __init__(self, settings: Settings) -> None:
         self._secret = settings.gpu_token_secret.get_secret_value()
         self._is_static = settings.gpu_provider == "static"
-        self._static = Access(settings.gpu_static_key.get_secret_value())
+        self._static = MachineAccess(settings.gpu_static_key.get_secret_value())
 
-    def __call__(self, machine_id: str) -> Access:
+    def __call__(self, machine_id: str) -> MachineAccess:
         if self._is_static:
             return self._static
-        return Access(machine_token(self._secret, machine_id), *machine_certificate(self._secret, machine_id))
+        return MachineAccess(machine_token(self._secret, machine_id), *machine_certificate(self._secret, machine_id))
 
 
 class _Calls:
@@ -179,7 +179,7 @@ def _rules(settings: Settings, platform_id: str) -> FleetRules:
             settings.gpu_scale_in_below,
             timedelta(seconds=settings.gpu_scale_in_seconds),
         ),
-        caps=Caps(micro_usd(settings.gpu_usd_per_hour_max), micro_usd(settings.gpu_usd_per_day_max)),
+        caps=SpendingCaps(micro_usd(settings.gpu_usd_per_hour_max), micro_usd(settings.gpu_usd_per_day_max)),
         period=timedelta(seconds=settings.gpu_period_seconds),
         drain=timedelta(seconds=settings.gpu_drain_seconds),
     )

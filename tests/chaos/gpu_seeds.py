@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from backplane.domain.gpus import Caps, MachineState, cost, day_of, label_of, machine_id_of
+from backplane.domain.gpus import MachineState, SpendingCaps, cost, day_of, label_of, machine_id_of
 from tests.gpu_machines import CAPS, CENTS, PLATFORM, START, Faults, MemoryMachines, RealMachine, World
 
 UNSEEN_MOST = timedelta(minutes=8)
@@ -133,21 +133,21 @@ class Watcher:
             self.complaints.append(f"{self._world.clock.now:%H:%M:%S}: {words}")
 
 
-async def complaints_of(seed: int, hours: float = 3.0) -> list[str]:
-    """What is wrong after so many hours with the faults of this seed, and a quiet one."""
+async def complaints_of(seed: int, hours: float = 3.0, quiet: float = 1.0) -> list[str]:
+    """What is wrong after so many hours with the faults of this seed, and so many quiet ones."""
     draw = random.Random(seed)
-    caps = draw.choice((CAPS, Caps(CAPS.hour, 400 * CENTS), Caps(110 * CENTS, CAPS.day)))
+    caps = draw.choice((CAPS, SpendingCaps(CAPS.hour, 400 * CENTS), SpendingCaps(110 * CENTS, CAPS.day)))
     world = World.of(seed, faults_of(draw), caps=caps)
     assert isinstance(world.machines, MemoryMachines)
     watcher = Watcher(world, world.machines)
     controllers = draw.choice((1, 1, 2))
-    for quiet in (False, True):
-        if quiet:
+    for is_quiet in (False, True):
+        if is_quiet:
             away = world.account.faults.away
             # What was made late or dearer before may still be there.
             before = world.account.faults
             world.account.faults = Faults(away=away, dearer=before.dearer and 1e-9, made_late=before.made_late and 1e-9)
-        until = world.clock.now + timedelta(hours=1.0 if quiet else hours)
+        until = world.clock.now + timedelta(hours=quiet if is_quiet else hours)
         while world.clock.now < until:
             if draw.random() < 0.01:
                 world.line.waiting = draw.choice((0, 5, 50, 150, 500, None))

@@ -16,7 +16,6 @@ from backplane.domain.budgets import Resource
 from backplane.domain.gpus import (
     AUTOSCALER,
     LEDGER_OWNER,
-    Caps,
     Charge,
     FleetStatus,
     Machine,
@@ -25,6 +24,7 @@ from backplane.domain.gpus import (
     Offer,
     RegisteredServer,
     Spending,
+    SpendingCaps,
     day_of,
     due_charges,
     spending_of,
@@ -88,7 +88,7 @@ class GpuMachines:
 
         return await self._database.write(write)
 
-    async def reserve(self, machine: Machine, offer: Offer, caps: Caps, now: datetime) -> Machine | str | None:
+    async def reserve(self, machine: Machine, offer: Offer, caps: SpendingCaps, now: datetime) -> Machine | str | None:
         """Reserve the offer's price for a wanted machine, which is `creating` from then on: whoever gets it calls the
         provider, and nobody else does. A text: why it may not be started. None: another has changed the machine."""
 
