@@ -59,7 +59,7 @@ class FakeVastAi:
         if request.headers.get("authorization") != f"Bearer {KEY}":
             return _json({"success": False, "error": "auth_error", "msg": f"bad key {KEY}"}, 401)
         split = urlsplit(request.target)
-        body = json.loads(request.body) if request.body else None
+        body: Any = json.loads(request.body) if request.body else None
         self.bodies.append(body)
         match request.method, split.path.strip("/").split("/"):
             case "POST", ["api", "v0", "bundles"]:

@@ -30,8 +30,9 @@ WANTED, CREATING, STARTING, READY, DRAINING, TERMINATING, ENDED = MachineState
 
 
 def machine(state: MachineState, since: timedelta = AGO, **values: object) -> Machine:
-    made = {} if state in (WANTED, CREATING) else {"contract": "c"}
-    made |= {"ready_at": NOW} if state is READY else {}
+    made: dict[str, object] = {} if state in (WANTED, CREATING) else {"contract": "c"}
+    if state is READY:
+        made["ready_at"] = NOW
     return replace(wanted(), state=state, state_since=NOW - since, **{**made, **values})  # type: ignore[arg-type]
 
 
