@@ -105,7 +105,7 @@ def is_drained(machine: Machine, calls: int | None, most: timedelta, now: dateti
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class MachineHealth:
     """What a check makes of a machine."""
 
     state: MachineState
@@ -114,18 +114,18 @@ class Health:
     give_up: bool = False
 
 
-def health_of(machine: Machine, fault: str | None) -> Health:
+def health_of(machine: Machine, fault: str | None) -> MachineHealth:
     """`fault`: why the model server does not serve; None: it does. A new machine has HEALTH_TRIES tries. A ready
     one that fails FAILED_CHECKS times in a row gets no calls, and has the rest of these tries to come back."""
     if fault is None:
-        return Health(MachineState.READY, 0, "")
+        return MachineHealth(MachineState.READY, 0, "")
     tries = machine.health_tries + 1
     if machine.state is MachineState.READY and tries < FAILED_CHECKS:
-        return Health(MachineState.READY, tries, fault)
+        return MachineHealth(MachineState.READY, tries, fault)
     give_up = machine.state is MachineState.STARTING and tries >= HEALTH_TRIES
     if give_up:
         fault = f"it was not healthy within {HEALTH_TRIES} tries, {HEALTH_PERIOD.total_seconds():g} s apart: {fault}"
-    return Health(MachineState.STARTING, tries, fault, give_up)
+    return MachineHealth(MachineState.STARTING, tries, fault, give_up)
 
 
 def orphans(

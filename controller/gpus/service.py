@@ -66,7 +66,7 @@ async def open_gpu_loop(
             provider=provider,
             access=_AccessOf(settings),
             fault=fault_of,
-            calls=_Calls(settings, resources),
+            calls=_MachineCalls(settings, resources),
             clock=lambda: datetime.now(UTC),
             metrics=metrics,
             router=router,
@@ -132,7 +132,7 @@ class _AccessOf:
         return MachineAccess(machine_token(self._secret, machine_id), *machine_certificate(self._secret, machine_id))
 
 
-class _Calls:
+class _MachineCalls:
     """What waits, and what each machine serves."""
 
     def __init__(self, settings: Settings, resources: Resources) -> None:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from backplane.limits.slots.base import NO_SLOTS, ServerLoad, SlotRequest, Slots
+from backplane.limits.slots.base import NO_SLOTS, SlotLoad, SlotRequest, Slots
 from backplane.limits.slots.redis import RedisSlots
 from backplane.redis.client import RedisClients
 from tests.waiting import wait_until
@@ -56,15 +56,15 @@ class Call:
 async def test_without_any_slot_calls_wait_until_there_are_some(slots: RedisSlots) -> None:
     calls = [Call(slots, str(number), NO_SLOTS) for number in range(3)]
     await wait_until(lambda: all(call.places for call in calls))
-    assert await slots.load(["pool"]) == {"pool": ServerLoad(0, 3)}
+    assert await slots.load(["pool"]) == {"pool": SlotLoad(0, 3)}
     slots.resize("pool", parallel=2)
     await wait_until(lambda: sum(call.has_slot.is_set() for call in calls) == 2)
-    assert await slots.load(["pool"]) == {"pool": ServerLoad(2, 1)}
+    assert await slots.load(["pool"]) == {"pool": SlotLoad(2, 1)}
     slots.resize("pool", parallel=3)
     await wait_until(lambda: all(call.has_slot.is_set() for call in calls))
     for call in calls:
         await call.end()
-    assert await slots.load(["pool"]) == {"pool": ServerLoad(0, 0)}
+    assert await slots.load(["pool"]) == {"pool": SlotLoad(0, 0)}
 
 
 async def test_with_fewer_slots_those_who_have_one_keep_it_and_nobody_gets_one(slots: RedisSlots) -> None:
@@ -74,7 +74,7 @@ async def test_with_fewer_slots_those_who_have_one_keep_it_and_nobody_gets_one(s
     first, second = [call for call in calls if call.has_slot.is_set()]
     [third] = [call for call in calls if not call.has_slot.is_set()]
     await first.end()
-    assert (await slots.load(["pool"]))["pool"] == ServerLoad(1, 1)
+    assert (await slots.load(["pool"]))["pool"] == SlotLoad(1, 1)
     await second.end()
     await wait_until(third.has_slot.is_set)
     await third.end()
@@ -86,7 +86,7 @@ async def test_another_process_sees_the_calls_of_all_and_nothing_of_a_server_tha
     call = Call(slots, "a", 1)
     await wait_until(call.has_slot.is_set)
     async with working(clients) as other:
-        assert await other.load(["pool", "nobody"]) == {"pool": ServerLoad(1, 0), "nobody": ServerLoad(0, 0)}
+        assert await other.load(["pool", "nobody"]) == {"pool": SlotLoad(1, 0), "nobody": SlotLoad(0, 0)}
         await call.end()
         await other.forget("pool")
     assert await clients.commands.exists(clients.keys.model_server("pool")) == 0

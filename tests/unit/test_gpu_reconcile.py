@@ -13,7 +13,7 @@ from controller.gpus.reconcile import (
     GONE_GRACE,
     HEALTH_TRIES,
     ORPHAN_GRACE,
-    Health,
+    MachineHealth,
     Seen,
     health_of,
     is_drained,
@@ -123,7 +123,7 @@ def test_a_machine_has_drained_without_calls_or_after_its_time(seconds: int, cal
 def test_health_is_judged_by_the_tries(
     row: Machine, fault: str | None, expected: tuple[MachineState, int, bool]
 ) -> None:
-    health: Health = health_of(row, fault)
+    health: MachineHealth = health_of(row, fault)
     assert (health.state, health.tries, health.give_up) == expected
 
 

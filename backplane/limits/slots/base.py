@@ -47,7 +47,7 @@ NO_SLOTS = -1
 
 
 @dataclass(frozen=True, slots=True)
-class ServerLoad:
+class SlotLoad:
     """Calls of live workers at a server: those with a slot, and those that wait for one."""
 
     running: int
@@ -73,7 +73,7 @@ class Slots(ABC):
         """A server takes another number of calls from now on: those of this process that wait get what is free."""
 
     @abstractmethod
-    async def load(self, servers: Sequence[str]) -> Mapping[str, ServerLoad]:
+    async def load(self, servers: Sequence[str]) -> Mapping[str, SlotLoad]:
         """By server. Raises Unavailable."""
 
     @abstractmethod

@@ -25,7 +25,7 @@ from typing import Any, cast
 import structlog
 
 from backplane.errors import Unavailable
-from backplane.limits.slots.base import ServerLoad, SlotRequest, Slots, WaitingForModel
+from backplane.limits.slots.base import SlotLoad, SlotRequest, Slots, WaitingForModel
 from backplane.process.retrying import log_unavailable, until_available
 from backplane.redis.client import Argument, RedisClients, Script, translated
 
@@ -127,7 +127,7 @@ class RedisSlots(Slots):
             known.parallel = parallel
             self._look.set()
 
-    async def load(self, servers: Sequence[str]) -> Mapping[str, ServerLoad]:
+    async def load(self, servers: Sequence[str]) -> Mapping[str, SlotLoad]:
         with translated():
             async with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.time()
@@ -280,12 +280,12 @@ class RedisSlots(Slots):
                 await self._release_slot(name, int(number))
 
 
-def _load_of(fields: Mapping[str, str], now: int) -> ServerLoad:
+def _load_of(fields: Mapping[str, str], now: int) -> SlotLoad:
     """Calls of workers whose lease is over count no more; the next script removes them."""
     live = {name[2:] for name, ends in fields.items() if name.startswith("w:") and int(ends) > now}
     calls = [value.split("|", 2)[1] for name, value in fields.items() if _worker_of(name) in live]
     running = sum(granted != "" for granted in calls)
-    return ServerLoad(running, len(calls) - running)
+    return SlotLoad(running, len(calls) - running)
 
 
 def _worker_of(field: str) -> str | None:
