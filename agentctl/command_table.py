@@ -104,6 +104,7 @@ COMMANDS = {
     "models": CommandEntry("agentctl.commands.models", "app", OPERATORS, "What fits on a GPU."),
     "budget": CommandEntry("agentctl.commands.ledger", "budget", RUNS, "Show what is left to you of what limits..."),
     "secrets": CommandEntry("agentctl.commands.secrets", "app", RUNS, "Keep named values that steps may use..."),
+    "gpus": CommandEntry("agentctl.commands.gpus", "app", OPERATORS, "GPU machines: what there is, what it..."),
     "ledger": CommandEntry("agentctl.commands.ledger", "app", OPERATORS, "See and change who may spend how much."),
     "doctor": CommandEntry(
         "agentctl.commands.doctor", "doctor", OPERATORS, "Say which parts are found, which sandbox..."

@@ -51,6 +51,7 @@ from app.routes import (
     execute,
     exports,
     files,
+    gpus,
     handlers,
     health,
     hooks,
@@ -192,6 +193,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         agents,
         services,
         schedules,
+        gpus,
         docs,
     )
     if settings.api_metrics:

@@ -18,6 +18,7 @@ import httpx
 from agentctl.api.agent_calls import AgentCalls
 from agentctl.api.api_error import ApiError, JsonObject, raise_for_problem, reason_of
 from agentctl.api.event_stream import LONGEST_PAUSE, Pauses, StreamPosition, is_bus_event, reconnecting
+from agentctl.api.gpu_calls import GpuCalls
 from agentctl.api.pages import following
 from agentctl.api.proxies import client_of
 from agentctl.api.request_parts import given, segment
@@ -34,7 +35,7 @@ FILES_PAGE = 10_000
 """The most that the API gives: each page costs it a listing of the whole workspace."""
 
 
-class Client(AgentCalls, ScheduleCalls, ServiceCalls):
+class Client(AgentCalls, ScheduleCalls, ServiceCalls, GpuCalls):
     """Every method raises ApiError for an error answer and CommandError(UNREACHABLE) when there is no answer."""
 
     def __init__(

@@ -10,8 +10,8 @@ from app.schemas.fields import NextCursor, StrictRequest, Text
 from backplane.domain.budgets import Resource
 from backplane.domain.ledger import EntryKind
 
-ACCOUNT_PATTERN = r"^(run|user|tier):[A-Za-z0-9._@+-]{1,200}:(tokens|micro_usd|steps|seconds)$"
-OWNER_PATTERN = r"^(run|user|tier):[A-Za-z0-9._@+-]{1,200}$"
+ACCOUNT_PATTERN = r"^(run|user|tier|platform):[A-Za-z0-9._@+-]{1,200}:(tokens|micro_usd|steps|seconds)$"
+OWNER_PATTERN = r"^(run|user|tier|platform):[A-Za-z0-9._@+-]{1,200}$"
 EXAMPLE_ACCOUNT = "user:ada:micro_usd"
 NOTE_MAX_CHARS = 400
 
@@ -20,7 +20,7 @@ AccountId = Annotated[
     Field(
         pattern=ACCOUNT_PATTERN,
         examples=[EXAMPLE_ACCOUNT],
-        description="OWNER:RESOURCE; the owner is user:NAME (or user:ID), tier:NAME or run:ID.",
+        description="OWNER:RESOURCE; the owner is user:NAME (or user:ID), tier:NAME, run:ID or platform:gpus.",
     ),
 ]
 Amount = Annotated[

@@ -27,6 +27,7 @@ from backplane.domain.budgets import (
     tier_owner,
     user_owner,
 )
+from backplane.domain.gpus import LEDGER_OWNER
 from backplane.domain.ledger import Account, Audit, Difference, Entry, EntryKind
 from backplane.domain.users import Tier
 from backplane.errors import BudgetExhausted, Conflict, IdempotencyKeyReused, InvalidInput, NotFound
@@ -276,6 +277,8 @@ class Ledger:
             found = run and run_owner(run)
         elif kind == "tier" and name in set(Tier):
             found = tier_owner(name)
+        elif named == LEDGER_OWNER:
+            found = named
         if found is None:
             raise NotFound(f"there is no {named}; an owner is user:NAME, tier:NAME or run:ID")
         return found

@@ -100,6 +100,7 @@ class World:
             "{export_id}": NOBODY,
             "{agent_id}": self.agent_id,
             "{pool}": POOL,
+            "{machine}": "0123456789ab",
         }
 
     def snapshot(self) -> tuple[list[str], dict[bytes, bytes | None], list[tuple[str, bytes]]]:
@@ -165,6 +166,7 @@ async def call(
         "/api/v1/events": EVENT,
         "/api/v1/agents/pools": {"name": "mine", "role": "developer"},
         "/api/v1/agents/pools/{pool}": {"max_processes": 1},
+        "/api/vastai/instances": {},
         "/api/v1/agents/pools/{pool}/agents": {"name": "mine"},
         "/api/v1/agents/{agent_id}": {"model": None},
         "/api/v1/agents/{agent_id}/messages": {"text": "hello"},
