@@ -41,12 +41,12 @@ async def whole_agent_id(client: Client, given: str) -> str:
         return given
     pool, _, named = given.strip().rpartition("/")
     if _NAME.fullmatch(named) and (not pool or _NAME.fullmatch(pool)):
-        of_pool = {"pool": pool} if pool else {}
-        for more in ({}, {"terminated": True}):
-            page = await client.agents(name=named, limit=CANDIDATES_SHOWN + 1, **of_pool, **more)
+        of_name: JsonObject = {"name": named, **({"pool": pool} if pool else {})}
+        for filters in (of_name, of_name | {"terminated": True}):
+            page = await client.agents(limit=CANDIDATES_SHOWN + 1, **filters)
             found = {agent["agent_id"]: _agent_in_words(agent) for agent in page["agents"]}
             if len(found) == 1:
-                return next(iter(found))
+                return str(next(iter(found)))
             if found:
                 lines = [f"Several agents of yours are called {given}; give POOL/NAME or the id:", *_shown(found)]
                 raise CommandError(ExitCode.USAGE, "\n".join(lines))
