@@ -4,18 +4,19 @@ them."""
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import Header, Response
 
 from app.auth import CurrentUser
 from app.context import ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.agents import MessageView, NewMessage
 from app.schemas.schedules import ScheduleList, ScheduleName, ScheduleSetting, ScheduleView
 from backplane.domain.schedules import MAX_SCHEDULES
 from backplane.errors import AgentTerminated
 
-router = APIRouter(route_class=JsonRoute, tags=["schedules"])
+router = Operations(route_class=JsonRoute, tags=["schedules"])
 
 
 @router.put(
