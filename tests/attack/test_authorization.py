@@ -101,6 +101,7 @@ class World:
             "{agent_id}": self.agent_id,
             "{pool}": POOL,
             "{machine}": "0123456789ab",
+            "{service}": "cache",
         }
 
     def snapshot(self) -> tuple[list[str], dict[bytes, bytes | None], list[tuple[str, bytes]]]:
