@@ -7,7 +7,6 @@ from backplane.store.agents.messages import AgentMessages
 from backplane.store.agents.pools import AgentPools
 from backplane.store.agents.processes import AgentProcesses
 from backplane.store.agents.repair import AgentRepair
-from backplane.store.agents.schedules import Schedules
 from backplane.store.agents.views import AgentViews
 from backplane.store.background_jobs import BackgroundJobs
 from backplane.store.bus.events import EventBus
@@ -30,6 +29,7 @@ from backplane.store.run_transaction import RunTransaction
 from backplane.store.run_writes import AddEvents, RunWrite
 from backplane.store.running_runs import RunningRuns
 from backplane.store.runs import Runs
+from backplane.store.schedules import Schedules
 from backplane.store.secrets import SecretStore
 from backplane.store.services import Services
 from backplane.store.usage import UsageCounts
