@@ -16,8 +16,8 @@ from backplane.net.egress import CheckedTransport
 from backplane.net.hang_ups import hang_ups_as
 from worker.llm.wire import BoundedTransport
 
-AT_ONCE, ROUNDS = 50, 16
-"""Of these 800 requests some 16 meet the connection while it is opened, on the machine where this was found."""
+AT_ONCE, ROUNDS = 50, 8
+"""Of these 400 requests some 8 meet the connection while it is opened, on the machine where this was found."""
 CLIENTS: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
     "of pages, webhooks and MCP": (
         lambda: httpx.AsyncClient(transport=CheckedTransport(allow_private=True)),

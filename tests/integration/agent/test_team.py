@@ -1,5 +1,7 @@
 """A team of agents with models, at work: the example by recorded traffic."""
 
+import pytest
+
 from tests.integration.agent.conftest import Recording, StartWithModels
 from tests.integration.worker.team import team_of, working
 from tests.platform.workers import Platform
@@ -8,6 +10,7 @@ from tests.scripted_models import ScriptedModels
 TASK = "Is 1900 a leap year? Let a program say so for any year, and let it be tested."
 
 
+@pytest.mark.slow  # what agents ask of one another, and recorded traffic, are each shown by a shorter one
 async def test_the_example_of_a_team_by_recorded_traffic(
     isolated: None, start_with_models: StartWithModels, models: ScriptedModels
 ) -> None:

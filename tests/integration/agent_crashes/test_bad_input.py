@@ -61,7 +61,15 @@ async def nothing_is_reserved(platform: Platform) -> None:
     assert {account.reserved for account in await ledger.page()} == {0}
 
 
-@pytest.mark.parametrize(("reply", "code", "words", "most"), BAD.values(), ids=BAD.keys())
+QUICK = ("garbage on the wire", "a plan with 10,000 steps", "429 for ever")
+"""One of each way to fail: on the wire, as a plan, by a status. The others are shown without a platform too, in
+`tests/integration/models` and `tests/unit/test_model_planner.py`."""
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "words", "most"),
+    [pytest.param(*case, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, case in BAD.items()],
+)
 async def test_a_bad_planner_fails_the_run(
     quick: Platform, models: ScriptedModels, reply: Reply, code: str, words: str, most: int
 ) -> None:

@@ -280,8 +280,10 @@ async def test_a_process_of_many_agents_carries_out_a_bounded_number_of_turns_at
     with capture_logs() as logs:
         async with pool_process(platform, "large_pool"):
             [process] = [one.process for one in await platform.resources.store.agent_processes.all()]
+            # It enters itself in the database before it is ready.
+            [ready] = await wait_until(lambda: [line for line in logs if line["event"] == "worker ready"])
     assert process.capacity == 1000
-    assert [line["slots"] for line in logs if line["event"] == "worker ready"] == [fixed.AGENT_TURNS_AT_ONCE]
+    assert ready["slots"] == fixed.AGENT_TURNS_AT_ONCE
 
 
 @pytest.mark.slow

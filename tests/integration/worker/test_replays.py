@@ -134,7 +134,8 @@ async def test_an_agent_goes_the_same_way_over_recorded_results(
     assert await files(platform, again.id) == await files(platform, run_id)
 
 
-@pytest.mark.parametrize("names", [pytest.param(None, marks=pytest.mark.slow), ["calc__add", "calc__bare.name"]])
+@pytest.mark.slow  # a replay, and the tools of a run's servers, are each shown by a shorter one
+@pytest.mark.parametrize("names", [None, ["calc__add", "calc__bare.name"]])
 async def test_a_replay_offers_a_model_the_tools_of_mcp_servers_again_without_asking_them(
     start_with_models: StartWithModels, models: ScriptedModels, names: list[str] | None
 ) -> None:

@@ -40,19 +40,16 @@ async def test_a_turn_that_raises_leaves_the_state_and_the_next_message_is_taken
     assert await team.answer("carl", "b") == {"turn": 3, "messages": 2}
 
 
-@pytest.mark.parametrize(
-    ("do", "code"),
-    [
+async def test_a_state_or_an_answer_that_cannot_be_kept_fails_the_turn(team: Team) -> None:
+    for do, code in (
         ("state", "state_not_storable"),
         ("no-json-state", "state_not_storable"),
         ("list-state", "state_not_storable"),
         ("no-json", "result_not_storable"),
-    ],
-)
-async def test_a_state_or_an_answer_that_cannot_be_kept_fails_the_turn(team: Team, do: str, code: str) -> None:
-    assert await team.answer("ada", data={"do": do}, max_retries=0) == code
-    assert await team.state("ada") == {}
-    assert await team.answer("ada") == "heard: hello"
+    ):
+        assert await team.answer("ada", data={"do": do}, max_retries=0) == code, do
+        assert await team.state("ada") == {}, do
+        assert await team.answer("ada") == "heard: hello", do
 
 
 async def test_a_turn_that_never_ends_is_ended_by_its_time(team: Team) -> None:
@@ -148,9 +145,8 @@ async def test_several_can_be_asked_at_once(team: Team) -> None:
     assert await team.answer("ada", data={"do": "ask-all", "questions": questions}) == ["heard: hello"] * 3
 
 
-@pytest.mark.parametrize(
-    ("data", "begin"),
-    [
+async def test_a_message_that_cannot_be_sent_or_answered_is_an_error_for_the_sender(team: Team) -> None:
+    for data, begin in (
         (asking("nobody"), "not_found: you have no agent 'nobody'; there are"),
         (asking("other_pool/bob"), "not_found: "),
         (asking("ada"), "ask_circle: agent ada asks itself"),
@@ -158,13 +154,9 @@ async def test_several_can_be_asked_at_once(team: Team) -> None:
         ({"do": "send", "agent": "nobody"}, "not_found: "),
         ({"do": "send", "agent": "bob", "text": " "}, "invalid_message: "),
         ({"do": "send", "agent": "bob", "data": "x" * 300_000}, "invalid_message: "),
-    ],
-)
-async def test_a_message_that_cannot_be_sent_or_answered_is_an_error_for_the_sender(
-    team: Team, data: dict[str, Any], begin: str
-) -> None:
-    answer = await team.answer("ada", data=data, max_retries=0)
-    assert answer.startswith(begin), answer
+    ):
+        answer = await team.answer("ada", data=data, max_retries=0)
+        assert answer.startswith(begin), (data, answer)
 
 
 async def test_a_circle_is_reported_to_the_one_that_closes_it(team: Team) -> None:
