@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from app.auth import Admin
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
+from app.edge.operations import Operations
 from app.errors import responses
 from app.schemas.fields import Limit
 from app.schemas.gpus import (
@@ -28,7 +29,7 @@ from backplane.domain.budgets import MICRO
 from backplane.domain.gpus import Machine, MachineSpec, MachineState, new_machine_id
 from backplane.errors import Conflict
 
-router = APIRouter(route_class=JsonRoute, tags=["GPU machines"])
+router = Operations(route_class=JsonRoute, tags=["GPU machines"])
 
 
 @router.get("/api/vastai/instances", responses=responses(403, 422))
@@ -68,7 +69,7 @@ async def start_gpu_machine(new: NewGpuMachine, admin: Admin, context: ContextOf
 
 @router.get("/api/vastai/explain", responses=responses(403))
 async def explain_gpu_machines(_: Admin, context: ContextOf) -> GpuFleetView:
-    """Why there are as many machines as there are: what waits, what it costs, what could be had."""
+    """Why there are so many machines: what waits, what it costs, what could be had."""
     settings, machines = context.settings, context.resources.store.gpu_machines
     return GpuFleetView.of(
         await machines.status(),
