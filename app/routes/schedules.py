@@ -58,13 +58,13 @@ async def delete_schedule(name: ScheduleName, user: CurrentUser, context: Contex
     return Response(status_code=204)
 
 
-@router.post("/api/v1/schedules/{name}/pause", responses=responses(404, 422))
+@router.post("/api/v1/schedules/{name}/pause", responses=responses(404, 409, 413, 422))
 async def pause_schedule(name: ScheduleName, user: CurrentUser, context: ContextOf) -> ScheduleView:
     """Let it fire no more until it is resumed."""
     return ScheduleView.of(await context.resources.store.schedules.pause(user.id, name))
 
 
-@router.post("/api/v1/schedules/{name}/resume", responses=responses(404, 422))
+@router.post("/api/v1/schedules/{name}/resume", responses=responses(404, 409, 413, 422))
 async def resume_schedule(name: ScheduleName, user: CurrentUser, context: ContextOf) -> ScheduleView:
     """Let it fire again, from the first time that comes. Times that passed meanwhile are not made up for."""
     return ScheduleView.of(await context.resources.store.schedules.resume(user.id, name))

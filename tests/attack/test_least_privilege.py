@@ -40,7 +40,11 @@ def test_every_secret_among_the_settings_says_which_processes_need_it() -> None:
 @pytest.mark.parametrize("process", NEEDED)
 def test_a_process_is_refused_what_it_does_not_need(process: str) -> None:
     settings = Settings(model_servers={"groq": {"kind": "openai", "url": "http://x", "api_key_env": "GROQ_KEY"}})
-    of_others = {"JOBS_REDIS_URL"} if process == "worker" else {"PGBOUNCER_URL"}
+    of_others = {
+        "api": {"PGBOUNCER_URL", "VASTAI_API_KEY", "GPU_ROUTER_TOKEN", "GPU_TOKEN_SECRET", "GPU_STATIC_KEY"},
+        "worker": {"JOBS_REDIS_URL", "VASTAI_API_KEY", "GPU_ROUTER_TOKEN"},
+        "controller": {"PGBOUNCER_URL"},
+    }[process]
     assert credentials_withheld_from(process, settings) == (set(KEYS) - {"MODEL_SERVERS"} - NEEDED[process]) | of_others
 
 
