@@ -34,7 +34,9 @@ COMMANDS = {
     ),
     "agents": CommandEntry("agentctl.commands.agents", "app", AGENTS, "Agents that live: make them, send them..."),
     "pools": CommandEntry("agentctl.commands.pools", "app", AGENTS, "Pools of agents: how full they are, and..."),
-    "schedules": CommandEntry("agentctl.commands.schedules", "app", AGENTS, "Messages to agents at set times: by a cron..."),
+    "schedules": CommandEntry(
+        "agentctl.commands.schedules", "app", AGENTS, "Messages to agents at set times: by a cron..."
+    ),
     "chat": CommandEntry("agentctl.commands.chat", "chat", AGENTS, "Talk with an agent: each line that you..."),
     "runs": CommandEntry("agentctl.commands.runs", "runs", RUNS, "List runs, the newest first."),
     "show": CommandEntry("agentctl.commands.runs", "show", RUNS, "Show a run: its state, times, steps and..."),
