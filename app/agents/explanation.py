@@ -62,13 +62,13 @@ def no_process(situation: AgentSituation) -> Reason:
     """Why an agent that has something to do has no process."""
     agent, pool, live = situation.agent, situation.pool, situation.live
     taking = [one for one in live if one.process.draining_since is None]
-    start = f"start one with `python -m worker.pool {pool.name}`"
+    by_hand = f"or with AGENT_LAUNCHER=none you do: `python -m worker.pool {pool.name}`"
     if not taking:
         ending = f" ({_count(len(live), 'process')} of it {_are(len(live))} ending)" if live else ""
         if situation.shortage:
             text = f"no process of the pool {pool.name} is alive{ending}, and none can be started: {situation.shortage}"
             return Reason("no_process", text)
-        text = f"no process of the pool {pool.name} is alive{ending}; the manager starts one within seconds, or {start}"
+        text = f"no process of the pool {pool.name} is alive{ending}; the manager starts one within seconds, {by_hand}"
         return Reason("no_process", text)
     if choose_process(agent.id, agent.number, taking) is not None:
         return Reason("on_its_way", f"a process of the pool {pool.name} takes it at this moment")
