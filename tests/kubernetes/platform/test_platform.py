@@ -97,7 +97,13 @@ def test_what_the_user_may_not_do_is_missing_before_anything_is_changed(
         assert right in done.stderr
 
 
-def test_deploying_again_changes_nothing(deployment: Deployment, first_deployment: Completed) -> None:
+async def test_deploying_again_changes_nothing(deployment: Deployment, first_deployment: Completed) -> None:
+    async def pools_are_empty() -> bool:
+        pods = await asyncio.to_thread(deployment.get, "pods")
+        return not any("-pool-" in pod["metadata"]["name"] for pod in pods["items"])
+
+    await wait_until(pools_are_empty, 180, "the controller has ended the processes that no agent needs")
+
     def state() -> dict[str, JsonObject]:
         found = deployment.get("deployments,configmaps,services,networkpolicies,secrets")
         return {
@@ -106,7 +112,7 @@ def test_deploying_again_changes_nothing(deployment: Deployment, first_deploymen
         }
 
     before, pods = state(), {pod["metadata"]["name"] for pod in deployment.get("pods")["items"]}
-    done = deployment.deploy()
+    done = await asyncio.to_thread(deployment.deploy)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "secret/agent-credentials unchanged" in done.stdout
