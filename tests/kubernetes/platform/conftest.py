@@ -157,8 +157,8 @@ def deployment(
     finally:
         for namespace in (NAMESPACE, TOOLS_NAMESPACE):
             platform.run("delete", "deployments,jobs", "--all", "-n", namespace, "--wait=false")
-            platform.run("delete", "pods", "--all", "-n", namespace, "--force", "--grace-period=0")
-        platform.run("delete", "namespace", NAMESPACE, TOOLS_NAMESPACE, "--ignore-not-found", "--timeout=90s")
+            platform.run("delete", "pods", "--all", "-n", namespace, "--force", "--grace-period=0", "--wait=false")
+        platform.run("delete", "namespace", NAMESPACE, TOOLS_NAMESPACE, "--ignore-not-found", "--timeout=110s")
         platform.run("delete", "priorityclass", PRIORITY_CLASS, "--ignore-not-found")
 
 
