@@ -125,10 +125,9 @@ async def test_a_queue_that_is_worked_on_while_it_is_compared_is_reported_as_who
     tasks = [asyncio.create_task(work(of, stop)), asyncio.create_task(cancel(of, stop))]
     reconciler = Reconciler(cast(Runs, of), queue, lease_seconds=30)
     ends, passes = time.monotonic() + 1.0, list[Reconciled]()
-    while time.monotonic() < ends:
+    while len(passes) < 2 or time.monotonic() < ends:
         passes.append(await reconciler.reconcile())
     stop.set()
     await asyncio.gather(*tasks)
-    assert len(passes) > 1
     assert len(of.over) > 50
     assert [one for one in passes if one] == []
