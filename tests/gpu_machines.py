@@ -191,7 +191,7 @@ class Faults:
     unanswered: float = 0.0
     destroy_lies: float = 0.0
     never_healthy: float = 0.0
-    dearer: float = 0.0
+    price_rise: float = 0.0
     taken_away: float = 0.0
     killed: float = 0.0
     away: tuple[tuple[datetime, datetime], ...] = ()
@@ -290,7 +290,7 @@ class SimulatedAccount(GpuProvider):
 
     def _make(self, offer: Offer, label: str, late: timedelta = timedelta()) -> RealMachine:
         self._number += 1
-        price = offer.micro_usd_per_hour + (7 * CENTS if self._happens(self.faults.dearer) else 0)
+        price = offer.micro_usd_per_hour + (7 * CENTS if self._happens(self.faults.price_rise) else 0)
         serves = None
         if not self._happens(self.faults.never_healthy):
             serves = self.clock.now + timedelta(seconds=self.draw.uniform(30, 240))

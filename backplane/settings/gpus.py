@@ -49,7 +49,9 @@ class GpuSettings:
     gpu_drain_seconds: float = Field(
         120.0, ge=15, le=900, description="How long a machine may go on with its calls before it is stopped."
     )
-    gpu_machine_usd_per_hour_max: float = Field(0.8, gt=0, le=1000, description="Dearest machine that is rented.")
+    gpu_machine_usd_per_hour_max: float = Field(
+        0.8, gt=0, le=1000, description="Highest price of a machine that is rented."
+    )
     gpu_usd_per_hour_max: float = Field(2.5, ge=0, le=10_000, description="What all machines may cost in an hour.")
     gpu_usd_per_day_max: float = Field(30.0, ge=0, le=100_000, description="What all may cost in a day of UTC.")
     gpu_router_url: str = Field(

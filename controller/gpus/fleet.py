@@ -58,7 +58,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class FleetRules:
-    """`slots`: calls that a machine takes at once. `most_micro_usd`: the price of the dearest machine, an hour."""
+    """`slots`: calls that a machine takes at once. `most_micro_usd`: the highest price of a machine, an hour."""
 
     platform_id: str
     spec: MachineSpec

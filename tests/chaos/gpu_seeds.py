@@ -24,7 +24,7 @@ UNSEEN_MOST = timedelta(minutes=8)
 BOOKED_MORE_MOST = timedelta(minutes=6)
 """What may be booked of a machine before it was made and after its end: the call, and the lists that lack it."""
 OVER_MOST = timedelta(minutes=15)
-"""How long all may cost more than the cap an hour because a machine is dearer than its offer was."""
+"""How long all may cost more than the cap an hour because a machine costs more than its offer said."""
 
 
 def faults_of(draw: random.Random) -> Faults:
@@ -40,7 +40,7 @@ def faults_of(draw: random.Random) -> Faults:
         unanswered=chance(0.3),
         destroy_lies=chance(0.6),
         never_healthy=chance(0.5),
-        dearer=chance(0.4),
+        price_rise=chance(0.4),
         taken_away=chance(0.01),
         killed=chance(0.1),
         away=((began, began + timedelta(hours=1)),) if draw.random() < 0.3 else (),
@@ -88,7 +88,7 @@ class Watcher:
         caps = self._world.caps
         if sum(one.price for one in running) > caps.hour:
             self._over_since = self._over_since or now
-            if not (self._world.account.faults.dearer or self._world.account.faults.made_late):
+            if not (self._world.account.faults.price_rise or self._world.account.faults.made_late):
                 self._complain("machines cost more than the cap an hour")
             elif now - self._over_since > OVER_MOST and not self._world.account.is_away():
                 self._complain("machines cost more than the cap an hour for long")
@@ -144,9 +144,11 @@ async def complaints_of(seed: int, hours: float = 3.0, quiet: float = 1.0) -> li
     for is_quiet in (False, True):
         if is_quiet:
             away = world.account.faults.away
-            # What was made late or dearer before may still be there.
+            # What was made late, or at a higher price, before may still be there.
             before = world.account.faults
-            world.account.faults = Faults(away=away, dearer=before.dearer and 1e-9, made_late=before.made_late and 1e-9)
+            world.account.faults = Faults(
+                away=away, price_rise=before.price_rise and 1e-9, made_late=before.made_late and 1e-9
+            )
         until = world.clock.now + timedelta(hours=quiet if is_quiet else hours)
         while world.clock.now < until:
             if draw.random() < 0.01:
