@@ -33,7 +33,7 @@ class AccessTier(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Scaling:
+class AgentScaling:
     """`max_replicas`: None: the number is set by hand. Otherwise an autoscaler sets it, by the CPU's use in percent of
     what was asked for."""
 
@@ -63,7 +63,7 @@ class AgentManifest:
     version: str
     role: str
     access_tier: AccessTier
-    scaling: Scaling
+    scaling: AgentScaling
     cpu: str
     memory: str
     health: HealthProbe
@@ -103,7 +103,7 @@ def _manifest(form: ManifestForm, value: Mapping[str, Any]) -> AgentManifest:
         version=form.metadata.version,
         role=spec.role,
         access_tier=AccessTier(spec.access_tier),
-        scaling=Scaling(**deployment.scaling.model_dump()),
+        scaling=AgentScaling(**deployment.scaling.model_dump()),
         cpu=deployment.resources.cpu,
         memory=deployment.resources.memory,
         health=_health(spec.monitoring.health_check),
