@@ -47,6 +47,7 @@ TEMPORARY_BYTES = 256 * 1024**2
 SHARED_MEMORY_BYTES = 64 * 1024**2
 
 _GONE_SECONDS = 10.0
+_LOOK_SECONDS = 0.002
 _ETC = Path(__file__).parents[1] / "etc"
 _ETC_OF_HOST = (
     "/etc/alternatives",
@@ -336,6 +337,8 @@ class BubblewrapTree(ProcessTree):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
+            if self._first_process < 0:
+                await _group_ended(self._process.pid)
 
 
 def crowded_place(first: int, files: int) -> str:
@@ -396,6 +399,24 @@ async def _stream(read_end: int) -> tuple[asyncio.StreamReader, asyncio.BaseTran
         lambda: asyncio.StreamReaderProtocol(reader), file
     )
     return reader, transport
+
+
+async def _group_ended(group: int) -> None:
+    """Wait until a process group that was killed is gone: so a sandbox ends whose first process did not get as far as
+    to say its number. Nothing reports that, so this looks again and again."""
+    try:
+        async with asyncio.timeout(_GONE_SECONDS):
+            while True:
+                # As in `_ended`: a worker that is process 1 takes the exit status.
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 (does not wait)
+                try:
+                    os.killpg(group, 0)
+                except ProcessLookupError:
+                    return
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError:
+        log.error("a sandbox was killed at its start and is still there; a process of it hangs in the kernel")
 
 
 async def _ended(pidfd: int) -> None:
