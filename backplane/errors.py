@@ -164,6 +164,28 @@ class AskCircle(Conflict):
     code = "ask_circle"
 
 
+class DeploymentsOff(Conflict):
+    """No controller of this platform deploys anything."""
+
+    code = "deployments_off"
+
+
+class NamespaceTaken(Conflict):
+    """It is another user's, or the cluster's."""
+
+    code = "namespace_taken"
+
+
+class DeploymentExists(Conflict):
+    code = "deployment_exists"
+
+
+class DeploymentAutoscaled(Conflict):
+    """An autoscaler sets the number of its replicas."""
+
+    code = "deployment_autoscaled"
+
+
 class TooLarge(Refused):
     code = "too_large"
 

@@ -105,6 +105,8 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(redis.close)
         registry = RedisAgentRegistry(redis, keep_seconds=fixed.AGENT_PROCESS_GONE_SECONDS)
         store.place_bell.rings(registry.ring)
+        doorbell = RedisDoorbell(redis)
+        store.bus_bell.rings(doorbell.ring)
         workspaces = _workspaces(settings)
         stack.push_async_callback(workspaces.close)
         yield Resources(
@@ -121,7 +123,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
                 # A run may be silent for as long as it may run.
                 keep_seconds=settings.run_timeout_max_seconds + fixed.STREAM_REDIS_TTL_SECONDS,
             ),
-            doorbell=RedisDoorbell(redis),
+            doorbell=doorbell,
             agent_registry=registry,
             store=store,
             workspaces=workspaces,

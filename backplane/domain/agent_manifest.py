@@ -7,7 +7,7 @@ as it came. What a manifest may hold stands in `backplane.domain.manifest_form`.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from backplane.domain.manifest_form import HealthCheckForm, ManifestForm, SpecFo
 from backplane.domain.validation_messages import HINTS, sentence_of
 from backplane.errors import FAULTS_SHOWN, Fault, InvalidInput, dotted
 
-MANIFEST_CHARS = 64 * 1024
+MANIFEST_CHARS = 32 * 1024
 """Of the manifest as JSON, without spaces."""
 
 
@@ -75,6 +75,27 @@ class AgentManifest:
     progress_deadline_seconds: int = 600
     auto_rollback: bool = False
     source: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_autoscaled(self) -> bool:
+        return self.scaling.max_replicas is not None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> "AgentManifest":
+        """One that was taken before. It is not validated again: what may be deployed may have changed since."""
+        lists = {name: tuple(values[name]) for name in ("command", "arguments", "secrets", "egress")}
+        return cls(
+            **{
+                **values,
+                **lists,
+                "access_tier": AccessTier(values["access_tier"]),
+                "scaling": AgentScaling(**values["scaling"]),
+                "health": HealthProbe(**values["health"]),
+            }
+        )
 
 
 def parse_manifest(value: Any, field: str = "") -> AgentManifest:

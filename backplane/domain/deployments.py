@@ -8,12 +8,17 @@ Objects in a cluster get their names from the deployment's id, so a controller t
 nothing twice.
 """
 
+import hashlib
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from backplane.domain.agent_manifest import AccessTier, AgentManifest
+from backplane.domain.sizes import MIB
 
 AGENT_ID_PATTERN = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
 """It begins the names of objects in the cluster, which have 63 characters, and is a label there."""
@@ -22,15 +27,23 @@ NAMESPACE_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 RESERVED_NAMESPACES = frozenset({"default", "agents", "agents-tools"})
 """The platform's own, and the one that everybody is in who names none. Those that begin with `kube-` are the
 cluster's."""
+IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}$"
 DEPLOYMENTS_MAX = 100
 """Of a user."""
+NAMESPACES_MAX = 20
+"""Of a user. A namespace stays its user's, for what is in the cluster's namespace is not deleted with a deployment."""
 REVISIONS_KEPT = 50
 """Of a deployment, the current one and the one that a rollback would go to among them."""
 EVENTS_KEPT = 1000
 LOG_LINES_KEPT = 10_000
 LOG_LINE_CHARS = 8192
+LOG_CHARS_KEPT = 4 * MIB
+LOG_BATCH_LINES = 1000
+"""Of one call that stores lines: what is more came too fast."""
 REASON_CHARS = 1000
-IMAGE_CHARS = 500
+GRACE_MAX_SECONDS = 3600
+PLATFORM = "platform"
+"""Who makes a revision that no user has asked for."""
 PORT = 3000
 """What an agent's image listens on, under the name `http`."""
 
@@ -101,6 +114,15 @@ class Revision:
     outcome_reason: str = ""
     ended_at: datetime | None = None
 
+    @property
+    def may_run(self) -> bool:
+        return self.approval in (Approval.NOT_NEEDED, Approval.APPROVED)
+
+    @property
+    def digest(self) -> str:
+        """Of what runs: two revisions with the same digest have the same content."""
+        return content_digest(self.image, self.manifest)
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
@@ -121,18 +143,30 @@ class Rollout:
     began_at: datetime | None = None
     seen_at: datetime | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        times = {name: at.isoformat() if (at := getattr(self, name)) else None for name in ("began_at", "seen_at")}
+        return {**asdict(self), **times}
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> "Rollout":
+        times = {name: datetime.fromisoformat(at) if (at := values[name]) else None for name in ("began_at", "seen_at")}
+        return cls(**{**values, **times, "drift": tuple(values["drift"])})
+
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A row. `replicas`: how many are wanted; None: an autoscaler decides between the manifest's bounds. `paused`: the
-    target is left as it is. `delete_after`: the grace of its pods, in seconds. `version`: rises with each change of
-    what is wanted; a controller that saw an older version writes nothing."""
+    """A row. `current`: the newest revision. `effective`: what the target is to have: the current one, or while that
+    waits for approval the newest before it that may run; None: nothing may run yet. `replicas`: how many are wanted;
+    None: an autoscaler decides between the manifest's bounds. `paused`: the target is left as it is.
+    `delete_grace_seconds`: of its replicas. `version`: rises with each change of what is wanted; a controller that saw
+    an older version writes nothing."""
 
     id: str
     user_id: str
     agent_id: str
     namespace: str
     current: Revision
+    effective: Revision | None
     replicas: int | None
     status: DeploymentStatus
     reason: str
@@ -150,8 +184,34 @@ class Deployment:
         return f"{self.agent_id}-{self.id.replace('-', '')[-12:]}"
 
     @property
-    def may_run(self) -> bool:
-        return self.current.approval in (Approval.NOT_NEEDED, Approval.APPROVED)
+    def url(self) -> str:
+        """Where others in the cluster reach it."""
+        return f"http://{self.object_name}.{self.namespace}.svc:80"
+
+    @property
+    def awaits_approval(self) -> bool:
+        return self.current.approval is Approval.PENDING
+
+
+@dataclass(frozen=True, slots=True)
+class NewDeployment:
+    """What a user asks for. `idempotency`: the key that the user has sent, and a digest of the request."""
+
+    agent_id: str
+    namespace: str
+    image: str
+    manifest: AgentManifest
+    idempotency: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentFilter:
+    """What is None does not count."""
+
+    namespace: str | None = None
+    status: DeploymentStatus | None = None
+    agent_id: str | None = None
+    approval: Approval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +236,89 @@ class LogLine:
     left_out: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class PrintedLine:
+    """A line as a target gives it."""
+
+    replica: str
+    text: str
+    at: datetime
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Lines behind a cursor. `oldest`: the number of the oldest line that is kept, `last`: of the newest that there
+    ever was; 0: there was none."""
+
+    lines: list[LogLine]
+    oldest: int
+    last: int
+
+
+def content_digest(image: str, manifest: AgentManifest) -> str:
+    content = json.dumps([image, manifest.source], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def needs_approval(tier: AccessTier) -> bool:
     return tier in (AccessTier.WRITE_ELEVATED, AccessTier.POLICY)
 
 
-def namespace_fault(namespace: str) -> str | None:
+def first_replicas(manifest: AgentManifest) -> int | None:
+    """How many a deployment begins with; None: an autoscaler decides."""
+    return None if manifest.is_autoscaled else manifest.scaling.min_replicas
+
+
+def next_replicas(replicas: int | None, before: AgentManifest, after: AgentManifest) -> int | None:
+    """How many are wanted with another manifest. What was scaled by hand stays, as long as the manifest does not say
+    otherwise than before."""
+    if after.is_autoscaled or before.is_autoscaled or before.scaling.min_replicas != after.scaling.min_replicas:
+        return first_replicas(after)
+    return replicas
+
+
+def namespace_fault(namespace: str, reserved: Collection[str] = RESERVED_NAMESPACES) -> str | None:
     """Why this cannot be a deployment's namespace; None: it can."""
     if not re.fullmatch(NAMESPACE_PATTERN, namespace):
-        return "a namespace has lower-case letters, digits and hyphens, at most 63, and no hyphen at either end"
-    if namespace in RESERVED_NAMESPACES or namespace.startswith("kube-"):
+        return "a namespace has small letters, digits and hyphens, at most 63, and no hyphen at either end"
+    if namespace in reserved or namespace in RESERVED_NAMESPACES or namespace.startswith("kube-"):
         return f"the namespace {namespace} is not for deployments; choose another name"
     return None
+
+
+def approval_reason(deployment: Deployment) -> str:
+    """Why the current revision does not run, while it waits for approval."""
+    current, running = deployment.current, deployment.effective
+    meanwhile = f"; revision {running.number} goes on meanwhile" if running else ""
+    return (
+        f"revision {current.number} waits for an administrator, since its access tier is "
+        f"{current.manifest.access_tier.value}: agentctl deployments approve {deployment.id}{meanwhile}"
+    )
+
+
+def explanation(deployment: Deployment) -> str:
+    """In words, why a deployment is not as wanted, or that it is."""
+    rollout, current = deployment.rollout, deployment.current
+    if deployment.deleted_at is not None:
+        return f"It is being deleted, and goes when nothing of it is left. {deployment.reason}".strip()
+    parts = []
+    if deployment.awaits_approval:
+        parts.append(f"{_sentence(approval_reason(deployment))}.")
+    if deployment.paused:
+        parts.append("It is paused: what runs is left as it is until it is resumed.")
+    if rollout.seen_at is None:
+        parts.append("No controller has looked at it yet: one with DEPLOY_TARGET does that within seconds.")
+    elif deployment.status is DeploymentStatus.RUNNING:
+        parts.append(f"{rollout.ready_replicas} of {rollout.replicas} replicas are ready.")
+    if current.approval is Approval.REJECTED:
+        parts.append(f"Revision {current.number} was rejected: {current.decision_reason or 'without a reason'}.")
+    if deployment.reason and not deployment.awaits_approval:
+        parts.append(f"{_sentence(deployment.reason)}.")
+    if rollout.drift:
+        parts.append(f"It differs from what was declared at {len(rollout.drift)} place(s): see its drift.")
+    return " ".join(parts) or "It is as it was wanted."
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}".rstrip(".")

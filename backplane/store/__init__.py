@@ -9,12 +9,14 @@ from backplane.store.agents.processes import AgentProcesses
 from backplane.store.agents.repair import AgentRepair
 from backplane.store.agents.views import AgentViews
 from backplane.store.background_jobs import BackgroundJobs
+from backplane.store.bus.bell import BusBell
 from backplane.store.bus.events import EventBus
 from backplane.store.bus.hooks import Hooks
 from backplane.store.bus.waits import EventWaits, Woken
 from backplane.store.database import SQLITE_PATH_BYTES, Database, parse_url
 from backplane.store.dead_letters import DeadLetters
 from backplane.store.decisions import Decisions
+from backplane.store.deployments.deployments import DeploymentStore
 from backplane.store.derived_runs import DerivedRuns
 from backplane.store.events import Events
 from backplane.store.gpus.machines import GpuMachines, ModelServerTable
@@ -47,6 +49,7 @@ __all__ = [
     "AgentViews",
     "Agents",
     "BackgroundJobs",
+    "BusBell",
     "Database",
     "DeadLetters",
     "Decisions",
@@ -97,6 +100,7 @@ class Store:
         self.retention = Retention(database)
         self.usage_counts = UsageCounts(database)
         self.bus = EventBus(database)
+        self.bus_bell = BusBell()
         self.event_waits = EventWaits(database)
         self.hooks = Hooks(database)
         self.background_jobs = BackgroundJobs(database)
@@ -109,6 +113,7 @@ class Store:
         self.agent_repair = AgentRepair(database)
         self.agent_views = AgentViews(database)
         self.schedules = Schedules(database)
+        self.deployments = DeploymentStore(database, self.bus_bell)
         self.gpu_machines = GpuMachines(database)
         self.model_servers = ModelServerTable(database)
 
