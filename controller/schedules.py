@@ -67,7 +67,14 @@ async def send_scheduled(
 ) -> str:
     """Send the message of this time, once. Answers its run. Raises MailboxFull, AgentTerminated, NotFound,
     StorageExceeded."""
-    await actions.check_new_run(schedule.user_id)
+    key = (schedule.message_key(time), "")
+    try:
+        await actions.check_new_run(schedule.user_id)
+    except StorageExceeded:
+        # A controller that was killed may have sent it, and that filled the store.
+        if earlier := await store.runs.made_before(schedule.user_id, *key):
+            return earlier.id
+        raise
     agent = await store.agents.get(schedule.user_id, schedule.given.agent_id)
     at = time.astimezone(UTC).isoformat()
     message = Run(
@@ -85,7 +92,7 @@ async def send_scheduled(
     added = await store.agent_messages.add(
         message_to(agent, message),
         mailbox_max=fixed.AGENT_MAILBOX_MAX,
-        idempotency=(schedule.message_key(time), ""),
+        idempotency=key,
     )
     if added.is_new:
         await actions.push_added(added)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from backplane.input.parsing import Parser
+from backplane.limits.storage.limits import StorageLimits
 from backplane.resources import Resources, storage_quota
 from backplane.settings import Settings, fixed
 from backplane.tool_catalogue.base import ToolSet
@@ -65,6 +66,7 @@ class WorkerContext:
     planning: PlanParts
     handlers: HandlerRegistry
     roles: RoleRegistry
+    storage_limits: StorageLimits
     shared: SharedParts
     rules: WorkerRules
 
@@ -94,6 +96,7 @@ async def open_worker_context(
             planning=_plan_parts(settings),
             handlers=installed_handlers(settings.handlers_file),
             roles=installed_roles(settings.roles_dir),
+            storage_limits=StorageLimits(resources.storage, storage_quota(settings)),
             shared=SharedParts(process.sandbox, process.scratch, Parser(), gateway, tools),
             rules=WorkerRules(_run_rules(settings), _file_rules(settings), _step_rules(settings)),
         )

@@ -194,7 +194,7 @@ class RunWork:
         """Makes a driver of the run's code, to be made anew each time that the code is run."""
         code_of_run = await self._code()
         self._records = {record.step_id: record for record in self._journal}
-        children = ChildRuns(self._worker.resources, self._run)
+        children = ChildRuns(self._worker.resources, self._run, self._worker.storage_limits)
         tools = self._worker.shared.tools if self.context.shows_only else await self._tools()
         awaited = AwaitedEvents(self._worker.resources.store, self._run)
 
@@ -207,7 +207,9 @@ class RunWork:
     async def _code(self) -> Callable[[ToolRegistry], Code]:
         if self._run.agent_id is not None:
             worker = self._worker
-            self._turns = await open_turns(worker.resources, worker.roles, self._run, self.events.redactor)
+            self._turns = await open_turns(
+                worker.resources, worker.roles, worker.storage_limits, self._run, self.events.redactor
+            )
             return self._turns.code
         handler = await self._handler(str(self._run.handler))
         return lambda _: code_of(handler, self._run)

@@ -254,7 +254,7 @@ def test_the_title_of_an_effect_says_what_it_is_in_one_line(name: str, arguments
 
 def child_of(**asked: Any) -> Any:
     parent = new_run(User("u", "ada", Tier.STANDARD), handler="parent")
-    return ChildRuns(SimpleNamespace(), parent).new("1.start", asked)[0]  # type: ignore[arg-type]
+    return ChildRuns(SimpleNamespace(), parent, SimpleNamespace()).new("1.start", asked)[0]  # type: ignore[arg-type]
 
 
 SHELL = {"steps": [{"id": "a", "tool": "shell"}]}

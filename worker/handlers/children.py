@@ -16,7 +16,8 @@ from backplane.domain.events import Event, EventType, encode
 from backplane.domain.plans import parse_plan
 from backplane.domain.runs import FINAL, HANDLER_PATTERN, QUEUE_PATTERN, Run, RunError, RunStatus, new_run_id
 from backplane.domain.sizes import readable_size
-from backplane.errors import InvalidInput, Unavailable
+from backplane.errors import InvalidInput, StorageExceeded, Unavailable
+from backplane.limits.storage.limits import StorageLimits
 from backplane.process.retrying import until_available
 from backplane.resources import Resources
 from backplane.run_actions.pushing import push_run
@@ -38,11 +39,12 @@ class Over:
 
 
 class ChildRuns:
-    """The children of one run."""
+    """The children of one run. `limits`: of what their user may keep."""
 
-    def __init__(self, resources: Resources, run: Run) -> None:
+    def __init__(self, resources: Resources, run: Run, limits: StorageLimits) -> None:
         self._resources = resources
         self._run = run
+        self._limits = limits
 
     def new(self, step_id: str, asked: Mapping[str, Any]) -> tuple[Run, list[Event]]:
         """A run, queued, with its first events. `asked`: the arguments of `worker.handlers.run.HandlerRun.start`.
@@ -96,6 +98,10 @@ class ChildRuns:
                 f"runs may start runs {fixed.HANDLER_DEPTH_MAX} deep, and this one is so deep: does it start itself?"
             )
             return RunError("too_deep", message)
+        try:
+            await self._limits.check_new_run(child.user_id)
+        except StorageExceeded as error:
+            return RunError(error.code, error.message)
         try:
             full = await self._resources.queue.admit(child.id, child.user_id, child.priority, child.queue)
         except Unavailable:

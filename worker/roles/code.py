@@ -5,8 +5,10 @@ from typing import Any
 
 from backplane.domain.agents import AgentAtTurn
 from backplane.domain.runs import Run, RunError
+from backplane.limits.storage.limits import StorageLimits
 from backplane.process.retrying import until_available
 from backplane.resources import Resources
+from backplane.store import Store
 from worker.handlers.code import Code, file_of
 from worker.handlers.run import Driver
 from worker.roles.conversation import Conversations
@@ -22,15 +24,13 @@ from worker.tools.registry import ToolRegistry
 class RoleTurns:
     """One turn, which may be run several times from its start. `ended`: what the last of them changes of the agent."""
 
-    def __init__(
-        self, resources: Resources, role: RegisteredRole, run: Run, found: AgentAtTurn, redactor: Redactor
-    ) -> None:
+    def __init__(self, sent: SentMessages, store: Store, role: RegisteredRole, run: Run, found: AgentAtTurn) -> None:
         self.ended = TurnEnd()
         self._role = role
         self._run = run
         self._found = found
-        self._sent = SentMessages(resources, run, found.agent, redactor.arguments)
-        self._conversations = Conversations(resources.store, run, found.agent, found.state.summary)
+        self._sent = sent
+        self._conversations = Conversations(store, run, found.agent, found.state.summary)
 
     def code(self, tools: ToolRegistry) -> Code:
         def begin(driver: Driver) -> Coroutine[Any, Any, Any]:
@@ -48,7 +48,9 @@ class RoleTurns:
         return answer
 
 
-async def open_turns(resources: Resources, roles: RoleRegistry, run: Run, redactor: Redactor) -> RoleTurns:
+async def open_turns(
+    resources: Resources, roles: RoleRegistry, limits: StorageLimits, run: Run, redactor: Redactor
+) -> RoleTurns:
     """Waits while the database is away. Raises StepFailed where the agent or its role is not there any more."""
     assert run.agent_id is not None
     agent_id = run.agent_id
@@ -65,4 +67,5 @@ async def open_turns(resources: Resources, roles: RoleRegistry, run: Run, redact
                 f"{found.agent.pool!r}, then retry the run; the agent takes its next message all the same",
             )
         )
-    return RoleTurns(resources, role, run, found, redactor)
+    sent = SentMessages(resources, limits, run, found.agent, redactor.arguments)
+    return RoleTurns(sent, resources.store, role, run, found)

@@ -16,6 +16,7 @@ from backplane.domain.agents import AGENT_TERMINATED, MESSAGE_EXPIRED, Agent, me
 from backplane.domain.runs import FINAL, Run, RunError, RunStatus, new_run_id
 from backplane.domain.steps import StepStatus
 from backplane.errors import InvalidInput, RateLimited, Refused
+from backplane.limits.storage.limits import StorageLimits
 from backplane.process.retrying import until_available
 from backplane.resources import Resources
 from backplane.run_actions.pushing import push_open_message
@@ -40,11 +41,18 @@ class _NotSent(Exception):
 
 
 class SentMessages:
-    """Of one turn. `agent`: whose turn it is. `redact`: takes the run's secrets out of what is sent."""
+    """Of one turn. `limits`: of what its user may keep. `agent`: whose turn it is. `redact`: takes the run's secrets
+    out of what is sent."""
 
     def __init__(
-        self, resources: Resources, run: Run, agent: Agent, redact: Callable[[Mapping[str, Any]], dict[str, Any]]
+        self,
+        resources: Resources,
+        limits: StorageLimits,
+        run: Run,
+        agent: Agent,
+        redact: Callable[[Mapping[str, Any]], dict[str, Any]],
     ) -> None:
+        self._limits = limits
         self._redact = redact
         self._resources = resources
         self._store = resources.store
@@ -89,6 +97,7 @@ class SentMessages:
         sent_as = f"{step.id}\n{effect.round}" if effect.round else step.id
         try:
             message = await self._message(effect, is_question=is_question)
+            await self._limits.check_new_run(message.user_id)
             await effect.journal.note(
                 step,
                 given(message.id),

@@ -91,7 +91,7 @@ class AgentTurn(JournalledCode):
     def send(self, agent: str, text: str, data: Any = None) -> HandlerEffect[str]:
         """Send a message to another agent of the user's, and go on; the id of the run that it is. `agent`: its id, its
         name, or POOL/NAME. It is sent once. Raises StepError of the codes not_found, agent_ambiguous, agent_terminated,
-        mailbox_full, too_deep and invalid_message."""
+        mailbox_full, storage_quota_exceeded, too_deep and invalid_message."""
         arguments = {"agent": agent, "text": text, "data": arguments_of(data)}
         request = EffectRequest(SEND, f"send-{agent}", arguments, lambda result: str(value_of(result)), args=(data,))
         return HandlerEffect(self._driver, request)

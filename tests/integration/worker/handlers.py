@@ -271,6 +271,14 @@ async def starts_many(run: Run, input: dict[str, int]) -> int:
     return input["count"]
 
 
+@handler("starts-or-says-why-not")
+async def starts_or_says_why_not(run: Run, input: str) -> str:
+    try:
+        return (await run.start(input)).run_id
+    except StepError as error:
+        return f"{error.code}: {error.message}"
+
+
 @handler("blocks")
 async def blocks(run: Run, input: dict[str, float]) -> str:
     # Its end is written with what follows, which does not come where the worker is lost meanwhile.
