@@ -4,11 +4,16 @@ the processes of its pool to reasons that its user, or an operator, can act on. 
 from collections.abc import Sequence
 
 from app.explanation import Reason
+from backplane.domain.agent_places import PLACE_FOR
 from backplane.domain.agent_situation import AgentSituation, MailboxPlace
 from backplane.domain.agents import AgentStatus, choose_process, gaps, overlaps, parse_ranges, takes_number
 from backplane.domain.runs import Run, RunStatus
 
 _PROCESSES_SHOWN = 5
+_MAKES_ROOM = (
+    f"an agent there that is idle makes room, and one that has had its place for {PLACE_FOR.seconds} s does between "
+    "two turns"
+)
 
 
 def agent_reasons(situation: AgentSituation, of_open_run: Sequence[Reason] = ()) -> list[Reason]:
@@ -81,16 +86,16 @@ def no_process(situation: AgentSituation) -> Reason:
     taken = f"all {room} places of {_count(len(possible), 'process')} of the pool {pool.name}"
     if any(one.process.ranges is not None for one in taking):
         text = f"{taken} that may take its number {agent.number} are taken"
-        return Reason("pool_full", f"{text}; an agent there that is idle makes room")
+        return Reason("pool_full", f"{text}; {_MAKES_ROOM}")
     text = f"{taken} are taken"
     if len(live) < pool.max_processes and situation.shortage:
-        text = f"{text}, and no further process starts: {situation.shortage}; an agent that is idle makes room"
+        text = f"{text}, and no further process starts: {situation.shortage}; {_MAKES_ROOM}"
         return Reason("pool_full", text)
     if len(live) < pool.max_processes:
-        starts = "the manager starts another one within seconds; until then an agent that is idle makes room"
+        starts = f"the manager starts another one within seconds; until then {_MAKES_ROOM}"
         return Reason("process_starts", f"{text}; {starts}")
     most = f"and it may have no more processes (max_processes {pool.max_processes})"
-    return Reason("pool_full", f"{text}, {most}; an agent that is idle makes room, or an administrator raises it")
+    return Reason("pool_full", f"{text}, {most}; {_MAKES_ROOM}, or an administrator raises it")
 
 
 def in_words_of_agent(situation: AgentSituation, found: Sequence[Reason]) -> str:

@@ -55,13 +55,15 @@ async def push_added(store: Store, queue: Queue, event_log: EventLog, added: Add
 
 async def push_open_message(store: Store, queue: Queue, event_log: EventLog, agent_id: str) -> AgentPlace | None:
     """Push the message of an agent that a write may have opened: its end of another one, or a message that it has sent.
-    An agent that needs a process is placed where there is room. Returns the new place, whose process is to be rung.
-    Never raises Unavailable."""
+    An agent that needs a process is placed where there is room, and others of its pool where it has given them its own.
+    Returns the new place, whose process is to be rung. Never raises Unavailable."""
     placed: AgentPlace | None = None
     try:
         agent = await store.agents.find(agent_id)
         if agent is not None and agent.process_id is None and agent.terminated_at is None:
             placed = await store.agent_processes.place(agent_id)
+            if placed is None:
+                await place_waiting(store, queue, event_log, agent.pool)
             agent = await store.agents.find(agent_id)
         if agent is not None and agent.open_run_id is not None:
             run = await store.runs.find(agent.open_run_id)
@@ -69,6 +71,14 @@ async def push_open_message(store: Store, queue: Queue, event_log: EventLog, age
     except Unavailable as error:
         log.warning("an agent's message is not pushed; a worker's reaper will", agent=agent_id, error=error.message)
     return placed
+
+
+async def place_waiting(store: Store, queue: Queue, event_log: EventLog, pool: str) -> None:
+    """Place the agents of a pool that need it, as far as there is room, and push what is opened by that. Raises
+    Unavailable."""
+    for placed in await store.agent_processes.place_waiting(pool):
+        if placed.opened:
+            await push_again(store, queue, event_log, placed.opened)
 
 
 async def push_again(store: Store, queue: Queue, event_log: EventLog, run_id: str) -> None:

@@ -19,7 +19,7 @@ from backplane.domain.agents import Occupancy, PoolCounts, PoolProcess
 from backplane.errors import NotFound, Unavailable
 from backplane.process.tasks import run_together
 from backplane.resources import Resources
-from backplane.run_actions.pushing import push_again
+from backplane.run_actions.pushing import place_waiting
 from backplane.settings import fixed
 from controller.leader import Leader
 from controller.metrics import ControllerMetrics
@@ -105,9 +105,7 @@ class PoolLoop:
 
     async def _place(self, pool: str) -> None:
         resources = self._resources
-        for placed in await resources.store.agent_processes.place_waiting(pool):
-            if placed.opened:
-                await push_again(resources.store, resources.queue, resources.event_log, placed.opened)
+        await place_waiting(resources.store, resources.queue, resources.event_log, pool)
 
     async def _put_to_sleep(self, counts: Sequence[PoolCounts]) -> None:
         if time.monotonic() < self._sleep_due:

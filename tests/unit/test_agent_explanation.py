@@ -111,7 +111,8 @@ def test_a_full_pool_says_how_many_places_are_taken_and_what_would_help() -> Non
         (
             situation(process(agents=10), waiting=1, shortage="no image"),
             "pool_full",
-            "are taken, and no further process starts: no image; an agent that is idle makes room",
+            "are taken, and no further process starts: no image; an agent there that is idle makes room, and one "
+            "that has had its place for 30 s does between two turns",
         ),
         # As many processes as there may be: what keeps others from starting does not matter.
         (

@@ -30,7 +30,7 @@ from backplane.errors import NotFound, Unavailable
 from backplane.process.retrying import log_unavailable, until_available
 from backplane.process.tasks import run_together
 from backplane.resources import Resources
-from backplane.run_actions.pushing import push_again
+from backplane.run_actions.pushing import place_waiting
 from backplane.settings import Settings, fixed
 from backplane.store import Store
 from worker.consumer import Consumer, Registration
@@ -174,9 +174,7 @@ class PoolSource(Source):
 
     async def _place_waiting(self) -> None:
         """Let agents that have something to do and no process have one, here or elsewhere. Raises Unavailable."""
-        for placed in await self._store.agent_processes.place_waiting(self._pool):
-            if placed.opened:
-                await push_again(self._store, self._resources.queue, self._resources.event_log, placed.opened)
+        await place_waiting(self._store, self._resources.queue, self._resources.event_log, self._pool)
 
     async def _show(self) -> None:
         """Write the process into the registry: when its agents have changed, now and then, and when it is not there."""

@@ -173,7 +173,9 @@ def _add(
     connection.execute(insert(runs), values_of(made, status, idempotency))
     new_events = first_events(made.id, made.created_at, is_open=is_open, origin=made.origin)
     add_events(connection, new_events, {made.id: made.user_id})
-    values = {"turns": agent.turns + 1, "last_active_at": datetime.now(UTC)}
+    values: dict[str, Any] = {"turns": agent.turns + 1}
+    # Of an agent without a place it says since when it waits for one, whatever comes meanwhile.
+    values |= {"last_active_at": datetime.now(UTC)} if agent.process_id is not None else {}
     values |= {"open_run_id": made.id} if is_open else {}
     connection.execute(UPDATE_AGENT, {"of_agent": agent.id, **values})
     opened = made.id if is_open else open_next(connection, agent.id)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from backplane.domain.agents import Pool, PoolCounts
 from backplane.errors import Conflict, InvalidInput, NotFound
-from backplane.store.agents.needs import counted
+from backplane.store.agents.placement.needs import counted
 from backplane.store.agents.tables import agent_pools, agent_processes, agents
 from backplane.store.clock import database_now
 from backplane.store.database import Database

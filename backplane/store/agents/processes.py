@@ -6,17 +6,27 @@ believe to have an agent do no harm: one of them gets each run.
 """
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete, func, insert, or_, select, update
 
-from backplane.domain.agents import AgentPlace, Occupancy, PoolProcess, Renewal, choose_process, takes_number
+from backplane.domain.agents import (
+    AgentPlace,
+    Occupancy,
+    PoolProcess,
+    Renewal,
+    choose_process,
+    parse_ranges,
+    takes_number,
+)
 from backplane.domain.runs import RunStatus
 from backplane.store.agents.bell import PlaceBell
-from backplane.store.agents.needs import NEW_FOR, SLEEPS_LONG, Needing, may_displace, most_urgent
+from backplane.store.agents.placement.needs import NEW_FOR, SLEEPS_LONG, Needing, may_displace, most_urgent
+from backplane.store.agents.placement.room import WITH_PLACES, live_processes, occupancy_of, process_of, room_in
+from backplane.store.agents.placement.sharing import is_behind
 from backplane.store.agents.pools import locked_pool, no_pool
 from backplane.store.agents.tables import agent_pools, agent_processes, agents
 from backplane.store.agents.turns import UPDATE_AGENT, first_in_mailbox_since, locked_agent, open_next
@@ -26,14 +36,9 @@ from backplane.store.tables import runs
 
 PLACED_AT_ONCE = 100
 LOOKED_AT = 1000
-"""Of the agents that need a process, how many are looked at to find those for which there is room."""
+"""Of the agents that processes with room may take, how many are looked at."""
 
 _ONE = agent_processes.c.id == bindparam("of_process")
-_WITH_PLACES: Select[Any] = (
-    select(*agent_processes.c, func.count(agents.c.id).label("agents"))
-    .outerjoin(agents, agents.c.process_id == agent_processes.c.id)
-    .group_by(*agent_processes.c)
-)
 _POOL_OF = select(agents.c.pool, agents.c.number, agents.c.process_id).where(agents.c.id == bindparam("of_agent"))
 _QUEUED_LATER = (runs.c.status == RunStatus.QUEUED.value) & (
     runs.c.queued_at > bindparam("soon", type_=runs.c.queued_at.type)
@@ -82,7 +87,7 @@ class AgentProcesses:
                 "lease_until": now + timedelta(seconds=lease_seconds),
             }
             made = insert(agent_processes).values(values).returning(*agent_processes.c)
-            return _process(connection.execute(made).one())
+            return process_of(connection.execute(made).one())
 
         return await self._database.write(write)
 
@@ -153,22 +158,25 @@ class AgentProcesses:
 
     async def all(self) -> list[Occupancy]:
         """All processes, by pool and id, each with the number of its agents; also those whose lease is over."""
-        query = _WITH_PLACES.order_by(agent_processes.c.pool, agent_processes.c.id)
+        query = WITH_PLACES.order_by(agent_processes.c.pool, agent_processes.c.id)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [_occupancy(row) for row in rows]
+        return [occupancy_of(row) for row in rows]
 
     async def find(self, process_id: str) -> PoolProcess | None:
         query = select(agent_processes).where(_ONE)
         row = await self._database.read(
             lambda connection: connection.execute(query, {"of_process": process_id}).one_or_none()
         )
-        return _process(row) if row is not None else None
+        return process_of(row) if row is not None else None
 
     async def place(self, agent_id: str) -> AgentPlace | None:
         """Place an agent that has something to do and no process, and open its next message. Where all are full, the
         agent that has been idle for longest makes room (see `may_displace`). None: there was nothing to do, or
-        there is no room; `place_waiting` tries again."""
-        placed = await self._database.write(lambda connection: place(connection, agent_id))
+        there is no room, or others have waited for it for longer; `place_waiting` tries again."""
+        return await self._placed(agent_id, is_next=False)
+
+    async def _placed(self, agent_id: str, *, is_next: bool) -> AgentPlace | None:
+        placed = await self._database.write(lambda connection: place(connection, agent_id, is_next=is_next))
         if placed is not None:
             await self._bell.ring(placed.pool, placed.process_id)
         return placed
@@ -179,18 +187,18 @@ class AgentProcesses:
 
         def look(connection: Connection) -> list[Needing]:
             now = database_now(connection)
-            found = most_urgent(connection, pool, now, LOOKED_AT)
+            live = live_processes(connection, pool, now)
+            idle = _idle_by_process(connection, pool, now) if live else Counter[str]()
+            found = _takeable(connection, pool, now, live, idle)
             if not found:
                 return []
-            live = _live(connection, pool, now)
             most = connection.scalar(select(agent_pools.c.max_processes).where(agent_pools.c.name == pool)) or 0
             displacing = {one.agent_id for one in found if may_displace(one.work_since, now, is_full=len(live) >= most)}
-            idle = _idle_by_process(connection, pool, now) if displacing else Counter[str]()
             return _with_room(found, live, displacing, idle)[:limit]
 
         placed: list[AgentPlace] = []
         for needing in await self._database.read(look):
-            one = await self.place(needing.agent_id)
+            one = await self._placed(needing.agent_id, is_next=True)
             if one is not None:
                 placed.append(one)
         return placed
@@ -218,8 +226,9 @@ class AgentProcesses:
         return asleep
 
 
-def place(connection: Connection, agent_id: str) -> AgentPlace | None:
-    """As `AgentProcesses.place`, in the caller's transaction, which has locked no agent yet."""
+def place(connection: Connection, agent_id: str, *, is_next: bool = False) -> AgentPlace | None:
+    """As `AgentProcesses.place`, in the caller's transaction, which has locked no agent yet. `is_next`: nobody comes
+    before it."""
     found = connection.execute(_POOL_OF, {"of_agent": agent_id}).one_or_none()
     if found is None or found.process_id is not None:
         return None
@@ -230,6 +239,8 @@ def place(connection: Connection, agent_id: str) -> AgentPlace | None:
     work_since = _work_since(connection, agent)
     is_new = agent.generation == 0 and agent.created_at > database_now(connection) - NEW_FOR
     if work_since is None and not (is_new and agent.paused_at is None):
+        return None
+    if not is_next and is_behind(connection, agent):
         return None
     process_id = place_for(connection, pool, agent_id, found.number, work_since)
     if process_id is None:
@@ -255,7 +266,7 @@ def place_for(
     """The id of a process with room for this agent. Where all are full, the agent that has been idle for longest makes
     room for one that `may_displace` it. `pool`: its locked row."""
     now = database_now(connection)
-    occupancies = _live(connection, pool.name, now)
+    occupancies = live_processes(connection, pool.name, now)
     process = choose_process(agent_id, number, occupancies)
     if process is not None:
         return process.id
@@ -268,6 +279,19 @@ def place_for(
         return None
     connection.execute(UPDATE_AGENT, {"of_agent": idle.id, "process_id": None})
     return str(idle.process_id)
+
+
+def _takeable(
+    connection: Connection, pool: str, now: datetime, live: Sequence[Occupancy], idle: Mapping[str, int]
+) -> list[Needing]:
+    """Agents that need a process, and that one with room, or with an idle agent, may take: those that none may are not
+    looked at, so they keep none behind them waiting, however many there are."""
+    found: dict[str, Needing] = {}
+    for ranges in {one.process.ranges for one in live if room_in([one]) or idle.get(one.process.id)}:
+        numbers = None if ranges is None else parse_ranges(ranges)
+        for one in most_urgent(connection, pool, now, LOOKED_AT, numbers):
+            found.setdefault(one.agent_id, one)
+    return sorted(found.values(), key=lambda one: (one.hurry, one.share, one.waits_since, one.agent_id))
 
 
 def _with_room(
@@ -289,16 +313,6 @@ def _with_room(
             idle[process.id] -= 1
         chosen.append(needing)
     return chosen
-
-
-def _live(connection: Connection, pool: str, now: datetime) -> list[Occupancy]:
-    """The processes that take agents now."""
-    lives = (
-        agent_processes.c.pool == pool,
-        agent_processes.c.lease_until > now,
-        agent_processes.c.draining_since.is_(None),
-    )
-    return [_occupancy(row) for row in connection.execute(_WITH_PLACES.where(*lives))]
 
 
 def _idle_by_process(connection: Connection, pool: str, now: datetime) -> Counter[str]:
@@ -360,12 +374,4 @@ def _expire(connection: Connection, process_id: str) -> PoolProcess | None:
     if row is None:
         return None
     _take_off(connection, process_id)
-    return _process(row)
-
-
-def _process(row: Row[Any]) -> PoolProcess:
-    return PoolProcess(**{column.name: row._mapping[column.name] for column in agent_processes.c})
-
-
-def _occupancy(row: Row[Any]) -> Occupancy:
-    return Occupancy(_process(row), row.agents)
+    return process_of(row)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, bindparam, select, text
 
 from backplane.domain.runs import FINAL, Changed, RunError, RunStatus
-from backplane.store.agents.needs import WITH_MAIL
+from backplane.store.agents.placement.needs import WITH_MAIL
 from backplane.store.agents.turns import lock_agent_of, locked_agent, open_next
 from backplane.store.clock import database_now
 from backplane.store.database import Database

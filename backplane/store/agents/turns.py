@@ -16,6 +16,7 @@ from backplane.domain.agents import mailbox_error
 from backplane.domain.events import Event, EventType, encode
 from backplane.domain.runs import RunStatus
 from backplane.errors import AgentTerminated
+from backplane.store.agents.placement.sharing import must_give
 from backplane.store.agents.tables import agents
 from backplane.store.events import add_events, last_event_id
 from backplane.store.tables import runs
@@ -33,6 +34,9 @@ _TURN_COLUMNS = (
     agents.c.terminated_at,
     agents.c.generation,
     agents.c.created_at,
+    agents.c.number,
+    agents.c.placed_at,
+    agents.c.last_active_at,
 )
 _LOCKED_AGENT: Select[Any] = select(*_TURN_COLUMNS).where(agents.c.id == bindparam("of_agent")).with_for_update()
 _AGENT_OF_RUN = select(runs.c.agent_id).where(runs.c.id == bindparam("of_run")).scalar_subquery()
@@ -94,13 +98,16 @@ def may_open(agent: Row[Any]) -> bool:
 
 def open_next(connection: Connection, agent_id: str, *, ended: str | None = None) -> str | None:
     """Open the message with the lowest turn in the agent's mailbox, if one may be opened. `ended`: the run that is over
-    now. Returns the id of what was opened."""
+    now: between two turns an agent may have to give its place to another one. Returns the id of what was opened."""
     agent = locked_agent(connection, agent_id)
     if agent is None:
         return None
     values: dict[str, Any] = {}
     if ended is not None and agent.open_run_id == ended:
         values = {"open_run_id": None, "last_active_at": datetime.now(UTC)}
+        if must_give(connection, agent):
+            connection.execute(UPDATE_AGENT, {"of_agent": agent_id, **values, "process_id": None})
+            return None
     opened = _next(connection, agent, is_over=bool(values))
     if opened is not None:
         values = {"open_run_id": opened, "last_active_at": datetime.now(UTC)}
