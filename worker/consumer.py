@@ -136,7 +136,7 @@ class Consumer:
                 continue
             del self._unsettled[: len(batch)]
             for settlement in batch:
-                if settlement.outcome is RunOutcome.POSTPONED:
+                if settlement.outcome in (RunOutcome.POSTPONED, RunOutcome.SET_ASIDE):
                     self._postponed(settlement.delay_seconds)
             if not self._unsettled:
                 self._settled.set()

@@ -46,7 +46,7 @@ from worker.context import WorkerContext
 from worker.files.checkouts import Checkouts
 from worker.handlers.waiting import Sleeps, WaitsForEvents, WaitsForRuns
 from worker.run.decisions import why_waiting
-from worker.run.endings import log_settlement, not_stored, seconds_left, why_cancelled
+from worker.run.endings import log_settlement, not_stored, seconds_left, set_aside, why_cancelled
 from worker.run.events import RunEvents, Write
 from worker.run.interruption import Cause, Interrupted, Interruption
 from worker.run.send_buffer import SHARE
@@ -98,6 +98,10 @@ class Execution:
         nothing but CancelledError: whatever goes wrong becomes the run's end, or its next try."""
         # These stand in each line that is logged for this run.
         bind_contextvars(run=self.claim.run_id, worker=self._worker.worker_id)
+        apart, limit = self._worker.apart, self._worker.rules.runs.crash_limit
+        if not apart.enters(self.claim, alone=limit - 1 <= self.claim.crashes < limit and self.claim.crashes > 0):
+            log_settlement(aside := set_aside(self.claim))
+            return aside
         try:
             settlement = await self._run()
         except Superseded:
@@ -106,6 +110,8 @@ class Execution:
             return None
         except Exception as error:
             settlement = await self._end_by_row(error, None)
+        finally:
+            apart.leaves(self.claim)
         if settlement is not None:
             log_settlement(settlement)
         return settlement

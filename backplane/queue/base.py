@@ -116,6 +116,8 @@ class RunOutcome(StrEnum):
     """The run waits again at its old place, as if it had not been claimed."""
     POSTPONED = "postponed"
     """The run waits again after the delay."""
+    SET_ASIDE = "set aside"
+    """The same, and the workers that were lost with it still count: it has not begun."""
     DISOWNED = "disowned"
     """Another worker has the run, and the queue does not know it (Redis has lost the last write). The queue forgets the
     run, and the other worker's next heartbeat writes it again."""

@@ -216,6 +216,16 @@ async def test_a_run_that_is_given_back_for_later_waits_until_then(queue: Queue)
     assert await claim(queue) == ["soon"]
 
 
+async def test_a_run_that_is_set_aside_comes_back_after_the_delay_with_its_crashes(queue: Queue, hasty: Queue) -> None:
+    await enqueue(queue, "a")
+    await claim_one(hasty)
+    await until_reaped(queue, lost=1)
+    await queue.settle([Settlement(await claim_one(queue), RunOutcome.SET_ASIDE, delay_seconds=0.05)])
+    assert (await queue.statistics()).scheduled == 1
+    await until_reaped(queue, due=1)
+    assert (await claim_one(queue)).crashes == 1
+
+
 async def test_giving_back_forgives_crashes(queue: Queue, hasty: Queue) -> None:
     await enqueue(queue, "a")
     await claim_one(hasty)

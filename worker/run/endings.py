@@ -6,7 +6,8 @@ import structlog
 
 from backplane.domain.agents import message_expired
 from backplane.domain.runs import Run, RunError
-from backplane.queue.base import RunOutcome, Settlement
+from backplane.queue.base import Claim, RunOutcome, Settlement
+from worker.run.apart import SET_ASIDE_SECONDS
 
 log = structlog.get_logger()
 
@@ -19,10 +20,20 @@ def log_settlement(settlement: Settlement) -> None:
             log.info("run ended", status=settlement.status, **more)
         case RunOutcome.POSTPONED:
             log.info("run handed back until its next attempt", pause=round(settlement.delay_seconds, 1))
+        case RunOutcome.SET_ASIDE:
+            log.info(
+                "run set aside: workers were lost with it, or with one that is alone in this process",
+                crashes=settlement.claim.crashes,
+            )
         case RunOutcome.HANDED_BACK:
             log.info("run handed back: the worker drains")
         case RunOutcome.DISOWNED:
             log.info("run handed back: another worker has it")
+
+
+def set_aside(claim: Claim) -> Settlement:
+    """It has to be alone, or another one is (`worker.run.apart`)."""
+    return Settlement(claim, RunOutcome.SET_ASIDE, delay_seconds=SET_ASIDE_SECONDS)
 
 
 def not_stored(error: Exception) -> RunError:

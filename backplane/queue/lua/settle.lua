@@ -1,6 +1,6 @@
 -- End claims: the run is over (or waits for a person), waits again where it stood, waits for its next attempt, or is
 -- claimed by a worker that the queue does not know.
--- ARGV  3 JSON [[run id, generation, "finished" | "handed back" | "postponed" | "disowned", status, error,
+-- ARGV  3 JSON [[run id, generation, "finished" | "handed back" | "postponed" | "set aside" | "disowned", status, error,
 --         duration in s or null, delay in ms, 1 when it is dead], …]
 -- keys  those of places.lua, leases, finished, dead; of each queue: durations
 -- A job in another generation, or over already, is passed over.
@@ -16,10 +16,11 @@ for _, s in ipairs(cjson.decode(ARGV[3])) do
     if outcome == 'handed back' then
       redis.call('HSET', key, 'crashes', '0')
       put_back(job)
-    elseif outcome == 'postponed' then
+    elseif outcome == 'postponed' or outcome == 'set aside' then
       free(job)
       local due = string.format('%.0f', now + s[7])
-      redis.call('HSET', key, 'state', 'scheduled', 'crashes', '0', 'places', '0', 'due', due)
+      redis.call('HSET', key, 'state', 'scheduled', 'places', '0', 'due', due)
+      if outcome == 'postponed' then redis.call('HSET', key, 'crashes', '0') end
       redis.call('ZADD', base .. 'scheduled', due, run)
     elseif outcome == 'disowned' then
       free(job)

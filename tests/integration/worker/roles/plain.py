@@ -1,6 +1,7 @@
 """Roles for the tests of roles. What an effect does is seen by the lines that it leaves in a file."""
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ class Scripted(Role):
                 return object()
             case "nap":
                 await agent.sleep(0.4)
+            case "take":
+                await asyncio.sleep(data["seconds"])
+            case "exit":
+                await asyncio.sleep(0.3)  # others have begun
+                os._exit(9)
             case "never":
                 agent.state["lost"] = True
                 await asyncio.Event().wait()
