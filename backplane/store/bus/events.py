@@ -14,10 +14,12 @@ an event here.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, or_, select, update
 
 from backplane.domain.bus import (
+    EVENT_MAX_BYTES,
     Announcement,
     BusRoom,
     CloudEvent,
@@ -29,6 +31,7 @@ from backplane.domain.bus import (
     StoredEvents,
     run_event,
 )
+from backplane.domain.sizes import MIB
 from backplane.errors import StorageExceeded
 from backplane.store.bus.log import last_cursor, lock_log, of_type
 from backplane.store.bus.tables import bus_events, bus_logs, run_notices
@@ -38,6 +41,8 @@ from backplane.store.tables import runs
 
 WINDOW = 5000
 """Events that one page looks at, at most: a filter that nothing matches makes a page empty, not slow."""
+PAGE_BYTES = 4 * MIB
+"""Of the events of a page. One alone may have more."""
 UNLIMITED = BusRoom()
 
 _NOTICED = select(runs.c.id, runs.c.status, runs.c.attempt, runs.c.error, runs.c.metadata)
@@ -115,7 +120,8 @@ class EventBus:
         return await self._database.write(lambda connection: add_bus_events(connection, user_id, new, room))
 
     async def page(self, user_id: str, after: int, limit: int, wanted: EventFilter) -> ReadEvents:
-        """Up to `limit` of the user's events behind `after` that are wanted, in order."""
+        """Up to `limit` of the user's events behind `after` that are wanted, in order: as many as have PAGE_BYTES, and
+        one at least where there is one."""
 
         def read(connection: Connection) -> ReadEvents:
             last = last_cursor(connection, user_id)
@@ -127,10 +133,11 @@ class EventBus:
             # Each statement sees what is committed by then, and retention may remove events between two of them: which
             # is the first of those that are left has to come with the events themselves.
             left = first.scalar_subquery().label("left")
+            which = (bus_events.c.user_id == user_id, bus_events.c.cursor > begin, *_conditions(wanted))
+            end = _end_of_page(connection, which, end, limit)
             query = (
                 select(bus_events.c.cursor, bus_events.c.type, bus_events.c.line, left)
-                .where(bus_events.c.user_id == user_id, bus_events.c.cursor > begin, bus_events.c.cursor <= end)
-                .where(*_conditions(wanted))
+                .where(*which, bus_events.c.cursor <= end)
                 .order_by(bus_events.c.cursor)
                 .limit(limit)
             )
@@ -190,6 +197,16 @@ class EventBus:
             return removed
 
         return await self._database.write(write)
+
+
+def _end_of_page(connection: Connection, which: Sequence[ColumnElement[bool]], end: int, limit: int) -> int:
+    """The last place up to `end` whose events fit into one page. Sizes alone are read: lines may be large."""
+    if limit * EVENT_MAX_BYTES <= PAGE_BYTES:
+        return end
+    sizes = select(bus_events.c.cursor, bus_events.c.size).where(*which, bus_events.c.cursor <= end)
+    rows = connection.execute(sizes.order_by(bus_events.c.cursor).limit(limit)).all()
+    fitting = max(sum(total <= PAGE_BYTES for total in accumulate(row.size for row in rows)), 1)
+    return end if fitting >= len(rows) else int(rows[fitting - 1].cursor)
 
 
 def _conditions(wanted: EventFilter) -> Iterable[ColumnElement[bool]]:

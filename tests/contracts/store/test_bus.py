@@ -13,6 +13,7 @@ from backplane.domain.runs import RunStatus
 from backplane.domain.users import User
 from backplane.errors import StorageExceeded
 from backplane.store import Store
+from backplane.store.bus import events
 from backplane.store.bus.events import WINDOW, add_bus_events
 from backplane.store.bus.log import of_type
 from backplane.store.database import Database
@@ -56,6 +57,34 @@ async def test_an_event_that_comes_again_is_stored_once(store: Store, user: User
     again = await store.bus.publish(user.id, [made("b"), made("c"), made("c"), made("a", source="/other")])
     assert [(each.cursor, each.is_new) for each in again.published] == [(2, False), (3, True), (3, False), (4, True)]
     assert await cursors(store, user) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("sizes", [(3, 1), (2, 2)])
+async def test_a_page_has_no_more_events_than_fit_into_its_bytes(
+    store: Store, user: User, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
+) -> None:
+    stored = several(4, data="x" * 1000)
+    # As many as fit, to the byte, or one byte less.
+    monkeypatch.setattr(events, "PAGE_BYTES", stored[0].size * 3 - (sizes[0] == 2))
+    await store.bus.publish(user.id, stored)
+    after = 0
+    found: list[int] = []
+    while sum(found) < 4:
+        page = await store.bus.page(user.id, after, 100, ALL)
+        after = page.until
+        found.append(len(page.events))
+        assert page.more is (sum(found) < 4)
+    assert tuple(found) == sizes
+    assert await cursors(store, user) == [1, 2, 3, 4]
+
+
+async def test_an_event_that_is_larger_than_a_page_is_alone_in_its_page(
+    store: Store, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "PAGE_BYTES", 1)
+    await store.bus.publish(user.id, several(3))
+    assert len((await store.bus.page(user.id, 0, 100, ALL)).events) == 1
+    assert await cursors(store, user) == [1, 2, 3]
 
 
 async def test_events_of_another_user_are_never_seen_and_count_apart(store: Store, user: User, stranger: User) -> None:
