@@ -75,6 +75,13 @@ class ToolSets:
                 others.append(handler)
         return found
 
+    @cached_property
+    def roles(self) -> frozenset[str] | None:
+        """The names of all roles of live workers; None where it is not known that these are all."""
+        if not self.sets or not self.all_publish or any(tools.roles is None for tools in self.sets):
+            return None
+        return frozenset(name for tools in self.sets for name in tools.roles or ())
+
     @property
     def is_whole(self) -> bool:
         """Whether a tool that is not among them is none."""
@@ -162,6 +169,20 @@ class KnownTools:
         faults = await in_thread(lambda: [_faults_of_input(version, given) for version in versions])
         if all(faults):
             raise InvalidInput.of(faults[0])
+
+    async def why_no_role(self, name: str) -> str | None:
+        """Why turns of agents of this role fail as things are: no live worker has it. None: one has it, or it is not
+        known."""
+        roles = (await self.known()).roles
+        if roles is None or name not in roles:
+            roles = (await self.known(at_most_seconds_old=0)).roles
+        if roles is None or name in roles:
+            return None
+        there_are = ", ".join(sorted(roles)) or "none"
+        return (
+            f"no live worker has a role {name!r}{near(name, roles)} (there are {there_are}): turns of these agents "
+            "fail with role_unknown until the processes of the pool have it, by ROLES_DIR or by an installed package"
+        )
 
     async def _parse(self, value: Any, mcp_servers: Sequence[str] | None) -> Plan:
         def faults_of(most: int, known: ToolSets) -> list[Fault]:

@@ -12,7 +12,7 @@ from backplane.settings import Settings, fixed
 from backplane.tool_catalogue.base import ToolSet
 from backplane.workspace.quota import Quota
 from worker.files.scratch import Scratch
-from worker.handlers.registry import HandlerRegistry, installed_handlers
+from worker.handlers.registry import HandlerRegistry
 from worker.llm.embedding import embedder_of
 from worker.llm.gateway import open_gateway
 from worker.mcp.offered import McpServers
@@ -22,7 +22,9 @@ from worker.planner.base import Planner, Replanner
 from worker.planner.given import GivenPlanner
 from worker.planner.model import ModelPlanner
 from worker.planner.runbook import RunbookPlanner
-from worker.roles.registry import RoleRegistry, installed_roles
+from worker.roles.installed_code import InstalledCode
+from worker.roles.registry import RoleRegistry
+from worker.run.apart import Apart
 from worker.run.budget import default_budget
 from worker.run.event_writer import EventWriter
 from worker.sandbox.base import Sandbox
@@ -32,7 +34,6 @@ from worker.steps.context import FileRules, RunRules, SharedParts, StepRules, Wo
 from worker.steps.output import OutputLimits
 from worker.tools.base import Risk
 from worker.tools.publication import tool_set
-from worker.tools.registry import ToolRegistry
 from worker.tools.toolbox import open_tools
 
 
@@ -67,26 +68,27 @@ class WorkerContext:
     handlers: HandlerRegistry
     roles: RoleRegistry
     storage_limits: StorageLimits
+    apart: Apart
     shared: SharedParts
     rules: WorkerRules
 
     @property
     def published_tools(self) -> ToolSet:
-        """This worker's tools and handlers, as the API gets to know them."""
+        """This worker's tools, handlers and roles, as the API gets to know them."""
         has_model, handlers = self.shared.gateway.models.is_set, self.handlers.published()
-        return tool_set(self.shared.tools, has_model=has_model, handlers=handlers)
+        return tool_set(self.shared.tools, has_model=has_model, handlers=handlers, roles=self.roles.names)
 
 
 @asynccontextmanager
 async def open_worker_context(
-    settings: Settings, process: WorkerProcess, builtin: ToolRegistry
+    settings: Settings, process: WorkerProcess, installed: InstalledCode
 ) -> AsyncIterator[WorkerContext]:
-    """`builtin`: the tools that every worker has. Raises InvalidInput when the settings cannot be used, and
-    PluginRefused. `resources.slots.run()` must be running before a model is asked."""
+    """Raises InvalidInput when the settings cannot be used, and PluginRefused. `resources.slots.run()` must be running
+    before a model is asked."""
     resources, metrics = process.resources, process.metrics
     async with (
         open_gateway(settings, resources.slots, resources.buckets, metrics, resources.store.model_servers) as gateway,
-        open_tools(settings, builtin, resources.artifacts, embedder_of(settings, gateway)) as tools,
+        open_tools(settings, installed.tools, resources.artifacts, embedder_of(settings, gateway)) as tools,
     ):
         yield WorkerContext(
             worker_id=process.worker_id,
@@ -94,9 +96,10 @@ async def open_worker_context(
             events=process.events,
             metrics=metrics,
             planning=_plan_parts(settings),
-            handlers=installed_handlers(settings.handlers_file),
-            roles=installed_roles(settings.roles_dir),
+            handlers=installed.handlers,
+            roles=installed.roles,
             storage_limits=StorageLimits(resources.storage, storage_quota(settings)),
+            apart=Apart(),
             shared=SharedParts(process.sandbox, process.scratch, Parser(), gateway, tools),
             rules=WorkerRules(_run_rules(settings), _file_rules(settings), _step_rules(settings)),
         )

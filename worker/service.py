@@ -28,17 +28,15 @@ from worker.consumer import ClaimedRun, Consumer, Registration
 from worker.context import WorkerContext, WorkerProcess, open_worker_context
 from worker.execution import Execution
 from worker.files.scratch import scratch_folder
-from worker.handlers.registry import installed_handlers
 from worker.heartbeat import Heartbeat
 from worker.lease_keeper import LeaseKeeper, ProcessLeases
 from worker.metrics import WorkerMetrics
 from worker.reaper import Reaper
-from worker.roles.registry import RoleRegistry, installed_roles
+from worker.roles.installed_code import InstalledCode
+from worker.roles.registry import RoleRegistry
 from worker.run.event_writer import EventWriter
 from worker.sandbox.open import open_sandbox
-from worker.tools.plugins import with_plugins
 from worker.tools.publication import publish
-from worker.tools.registry import builtin_tools
 
 log = structlog.get_logger()
 
@@ -94,9 +92,7 @@ async def _serve(
     metrics: WorkerMetrics,
     give_up: Callable[[], None],
 ) -> None:
-    with_plugins(builtin_tools())  # one that is wrong is found before anything is waited for
-    installed_handlers(settings.handlers_file)
-    installed_roles(settings.roles_dir)
+    installed = InstalledCode.of(settings)
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     bind_contextvars(worker=worker_id)
     async with open_sandbox(settings, worker_id, metrics) as sandbox, connect(settings) as resources:
@@ -116,7 +112,7 @@ async def _serve(
                         gather_seconds=fixed.EVENTS_GATHER_SECONDS,
                     )
                     process = WorkerProcess(worker_id, resources, events, metrics, sandbox, scratch)
-                    await _work(settings, process, source, ready, stopping, give_up)
+                    await _work(settings, process, installed, source, ready, stopping, give_up)
             finally:
                 await end(starting, stopping)
 
@@ -124,12 +120,13 @@ async def _serve(
 async def _work(
     settings: Settings,
     process: WorkerProcess,
+    installed: InstalledCode,
     source: Source,
     ready: asyncio.Event,
     stopping: "asyncio.Task[bool]",
     give_up: Callable[[], None],
 ) -> None:
-    async with open_worker_context(settings, process, builtin_tools()) as worker:
+    async with open_worker_context(settings, process, installed) as worker:
         joining = asyncio.create_task(source.join(process, worker.roles), name="join")
         try:
             await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,5 +1,5 @@
-"""The commands about agents that live: agents spawn, list, show, send, messages, watch, explain, state, and those that
-pause, resume, terminate and delete one."""
+"""The commands about agents that live: agents spawn, list, show, set, send, messages, watch, explain, state, and those
+that pause, resume, terminate and delete one."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -108,7 +108,10 @@ def list_agents(
 def show(agent: AgentArgument, json_output: JsonFlag = False) -> None:
     """Show an agent: what it does, where it is, and its turns."""
     output = Output(json_output)
-    found = on_agent(output, agent, lambda client, whole: client.agent(whole))
+    _print_agent(output, on_agent(output, agent, lambda client, whole: client.agent(whole)))
+
+
+def _print_agent(output: Output, found: JsonObject) -> None:
     if output.json:
         output.document(found)
         return
@@ -129,6 +132,32 @@ def show(agent: AgentArgument, json_output: JsonFlag = False) -> None:
             "terminated": local_time(found["terminated_at"]),
         }
     )
+
+
+@app.command("set")
+def set_agent(
+    agent: AgentArgument,
+    model: Annotated[str | None, typer.Option(metavar="SERVER/NAME", help="The model, from its next turn on.")] = None,
+    no_model: Annotated[bool, typer.Option("--no-model", help="That of its role again.")] = False,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="In place of all that it had. May be given often.")
+    ] = None,
+    no_metadata: Annotated[bool, typer.Option("--no-metadata", help="None any more.")] = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Change the model or the metadata of an agent: what is not named stays as it is."""
+    for option, value, none in (("model", model, no_model), ("metadata", metadata, no_metadata)):
+        if value and none:
+            raise CommandError(ExitCode.USAGE, f"--{option} and --no-{option} contradict each other; keep one.")
+    change: JsonObject = {}
+    if model is not None or no_model:
+        change["model"] = model
+    if metadata or no_metadata:
+        change["metadata"] = metadata_of(metadata or [])
+    if not change:
+        raise CommandError(ExitCode.USAGE, "Nothing to change: name --model, --metadata, --no-model or --no-metadata.")
+    output = Output(json_output)
+    _print_agent(output, on_agent(output, agent, lambda client, whole: client.change_agent(whole, change)))
 
 
 @app.command()

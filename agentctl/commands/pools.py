@@ -114,3 +114,5 @@ def _print(output: Output, pool: JsonObject) -> None:
             "sleeps": f"after {pool['sleep_after_seconds']} s",
         }
     )
+    if warning := pool.get("warning"):
+        output.note(f"Warning: {warning}.", style="yellow")

@@ -27,7 +27,7 @@ async def list_agent_pools(_: CurrentUser, context: ContextOf) -> PoolList:
 
 @router.post("/api/v1/agents/pools", status_code=201, responses=responses(403, 409, 413, 422))
 async def create_agent_pool(new: NewPool, _: Admin, context: ContextOf) -> PoolView:
-    """Make a pool. Its processes are started when its agents need them."""
+    """Make a pool. Its processes are started when its agents need them. `warning`: no live worker has its role."""
     pools = context.resources.store.agent_pools
     pool = Pool(
         name=new.name,
@@ -40,7 +40,7 @@ async def create_agent_pool(new: NewPool, _: Admin, context: ContextOf) -> PoolV
     )
     if not await pools.create(pool):
         raise Conflict(f"there is a pool {new.name} already; PATCH /api/v1/agents/pools/{new.name} changes it")
-    return await _view(context, new.name)
+    return await _view(context, new.name, await context.known_tools.why_no_role(new.role))
 
 
 @router.api_route("/api/v1/agents/pools", methods=["PATCH", "DELETE"], include_in_schema=False)
@@ -51,12 +51,14 @@ async def take_pools_for_no_agent(_: CurrentUser) -> None:
 
 @router.patch("/api/v1/agents/pools/{pool}", responses=responses(403, 404, 422))
 async def change_agent_pool(pool: PoolName, change: PoolChange, _: Admin, context: ContextOf) -> PoolView:
-    """Change a pool. Agents have a new role from their next turn on; processes that run keep their number of places."""
+    """Change a pool. Agents have a new role from their next turn on; processes that run keep their number of places.
+    `warning`: no live worker has the new role."""
     pools = context.resources.store.agent_pools
     values = change.model_dump(exclude_none=True)
     if values:
         await pools.patch(pool, values)
-    return await _view(context, pool)
+    warning = None if change.role is None else await context.known_tools.why_no_role(change.role)
+    return await _view(context, pool, warning)
 
 
 @router.delete("/api/v1/agents/pools/{pool}", status_code=204, responses=responses(403, 404, 409, 422))
@@ -89,10 +91,10 @@ async def spawn_agent(
     return AgentView.of(agent, (await store.agent_views.statuses([agent]))[agent.id])
 
 
-async def _view(context: ApiContext, name: str) -> PoolView:
+async def _view(context: ApiContext, name: str, warning: str | None = None) -> PoolView:
     """Raises NotFound."""
     why = await shortages(context.resources.agent_registry)
     for counts in await context.resources.store.agent_pools.counts():
         if counts.pool.name == name:
-            return PoolView.of(counts, why.get(name))
+            return PoolView.of(counts, why.get(name), warning)
     raise NotFound(f"there is no pool {name}; GET /api/v1/agents/pools lists those there are")

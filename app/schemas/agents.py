@@ -80,10 +80,15 @@ class PoolView(BaseModel):
         description="Why it has fewer processes than its agents need, where what starts processes knows of a reason.",
         examples=[None],
     )
+    warning: str | None = Field(
+        description="In the answer to who makes or changes it: what is likely to be wrong, as a role that no live "
+        "worker has.",
+        examples=[None],
+    )
     created_at: datetime
 
     @classmethod
-    def of(cls, counts: PoolCounts, shortage: str | None = None) -> "PoolView":
+    def of(cls, counts: PoolCounts, shortage: str | None = None, warning: str | None = None) -> "PoolView":
         pool, total, used = counts.pool, counts.capacity, counts.placed
         return cls(
             pool_name=pool.name,
@@ -100,6 +105,7 @@ class PoolView(BaseModel):
             max_processes=pool.max_processes,
             sleep_after_seconds=pool.sleep_after_seconds,
             shortage=shortage,
+            warning=warning,
             created_at=pool.created_at,
         )
 

@@ -46,11 +46,13 @@ class PublishedHandler:
 
 @dataclass(frozen=True, slots=True)
 class ToolSet:
-    """Of a worker. `tools` is None where they are too many to publish. `has_model`: it can ask a model."""
+    """Of a worker. `tools` is None where they are too many to publish. `has_model`: it can ask a model. `roles`: names
+    of those that it has for agents that live; None: not known, as of a worker of an older release."""
 
     tools: tuple[PublishedTool, ...] | None
     has_model: bool
     handlers: tuple[PublishedHandler, ...] = ()
+    roles: tuple[str, ...] | None = None
 
     def encoded(self) -> tuple[str, str]:
         """Its digest and its JSON."""
@@ -71,7 +73,8 @@ def decoded(document: str) -> ToolSet:
         found = json.loads(document)
         tools = found["tools"]
         handlers = tuple(PublishedHandler(**_known(PublishedHandler, one)) for one in found.get("handlers", ()))
-        return ToolSet(None if tools is None else tuple(map(_tool, tools)), bool(found["has_model"]), handlers)
+        roles = None if found.get("roles") is None else tuple(map(str, found["roles"]))
+        return ToolSet(None if tools is None else tuple(map(_tool, tools)), bool(found["has_model"]), handlers, roles)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a set of tools: {error}") from None
 

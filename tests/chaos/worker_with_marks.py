@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.chaos import marks
-from worker import service
 from worker.__main__ import main
+from worker.tools import toolbox
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.file_write import FileWrite
 from worker.tools.registry import ToolRegistry
@@ -66,5 +66,5 @@ def _generation(context: ToolContext) -> int:
 
 if __name__ == "__main__":
     tool = MarkTool(Path(os.environ["CHAOS_MARKS"]), os.environ.get("CHAOS_MARK_TWICE", ""))
-    service.builtin_tools = lambda: ToolRegistry((Shell(), FileWrite(), tool))  # type: ignore[attr-defined]
+    toolbox.builtin_tools = lambda: ToolRegistry((Shell(), FileWrite(), tool))  # type: ignore[attr-defined]
     sys.exit(main())

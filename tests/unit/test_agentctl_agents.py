@@ -154,12 +154,35 @@ def test_a_state_is_put_where_it_has_the_version_that_was_read(script: Script, a
 
 
 @pytest.mark.parametrize(
+    ("arguments", "change"),
+    [
+        (["--model", "ollama/small"], {"model": "ollama/small"}),
+        (["--no-model"], {"model": None}),
+        (["--metadata", "team=7", "--metadata", "city=Bonn"], {"metadata": {"team": "7", "city": "Bonn"}}),
+        (["--no-metadata", "--model", "ollama/small"], {"metadata": {}, "model": "ollama/small"}),
+    ],
+)
+def test_an_agent_is_changed_in_what_is_named_alone(
+    script: Script, agentctl: Agentctl, arguments: list[str], change: dict[str, Any]
+) -> None:
+    api = script(answer(200, {**AGENT, "model": "ollama/small"}))
+    code, printed, _ = agentctl("agents", "set", AGENT_ID, *arguments)
+    assert (code, "ollama/small" in printed) == (0, True)
+    [request] = api.requests
+    assert (request.method, request.path, json.loads(request.body)) == ("PATCH", f"/api/v1/agents/{AGENT_ID}", change)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["agents", "state", AGENT_ID, "--version", "3"],
         ["agents", "state", AGENT_ID, "--set", "{"],
         ["agents", "send", AGENT_ID, "x", "--data", "no json"],
         ["agents", "send", AGENT_ID, "x", "--wait", "61"],
+        ["agents", "set", AGENT_ID],
+        ["agents", "set", AGENT_ID, "--model", "a/b", "--no-model"],
+        ["agents", "set", AGENT_ID, "--metadata", "a=1", "--no-metadata"],
+        ["agents", "set", AGENT_ID, "--metadata", "a"],
         ["pools", "change", "developer_pool"],
         ["pools", "create", "p"],
         ["chat"],
@@ -182,6 +205,13 @@ def test_pools_are_shown_with_how_full_they_are(script: Script, agentctl: Agentc
     lines = printed.splitlines()
     assert lines[1].split() == ["developer_pool", "developer", "2/4", "11/20", "55%", "12"]
     assert lines[3:] == ["developer_pool has fewer processes than its agents need: pod a has no node"]
+
+
+def test_a_pool_that_is_made_with_a_role_that_nobody_has_is_warned_of(script: Script, agentctl: Agentctl) -> None:
+    pool = {"pool_name": "p", "role": "writr", "min_processes": 0, "max_processes": 4, "agents_per_process": 10}
+    script(answer(201, {**pool, "sleep_after_seconds": 600, "warning": "no live worker has a role 'writr'"}))
+    code, _, notes = agentctl("pools", "create", "p", "--role", "writr")
+    assert (code, "Warning: no live worker has a role 'writr'." in notes) == (0, True)
 
 
 EXPLAINED = answer(200, {"status": "paused", "text": "The agent ada is paused.", "open_run_id": None})

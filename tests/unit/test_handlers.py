@@ -66,7 +66,7 @@ def entry(value: str) -> EntryPoint:
     ],
 )
 def test_an_entry_point_names_a_module_a_handler_or_a_list(value: str, names: tuple[str, ...]) -> None:
-    assert installed_handlers(found=[entry(value)]).names == names
+    assert installed_handlers("", [entry(value)]).names == names
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_an_entry_point_names_a_module_a_handler_or_a_list(value: str, names: tu
 )
 def test_an_entry_point_that_is_wrong_is_refused_with_the_reason(value: str, reason: str) -> None:
     with pytest.raises(PluginRefused) as refused:
-        installed_handlers(found=[entry(value)])
+        installed_handlers("", [entry(value)])
     assert reason in str(refused.value)
     assert "Mend or uninstall that package" in str(refused.value)
 
 
 def test_two_handlers_of_one_name_are_refused() -> None:
     with pytest.raises(PluginRefused, match="two handlers have the name 'of-this-file'"):
-        installed_handlers(found=[entry(""), entry(":of_this_file")])
+        installed_handlers("", [entry(""), entry(":of_this_file")])
 
 
 def test_a_file_is_loaded_with_the_models_of_its_annotations(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_file_is_loaded_with_the_models_of_its_annotations(tmp_path: Path) -> 
         "class Mine(BaseModel):\n    number: int\n"
         "@handler('mine')\nasync def mine(run: Run, input: Mine) -> int:\n    return input.number\n"
     )
-    found = installed_handlers(str(file), found=[]).get("mine")
+    found = installed_handlers(str(file), []).get("mine")
     assert found is not None
     assert found.input_schema["properties"] == {"number": {"title": "Number", "type": "integer"}}
     assert (found.package, len(found.code)) == ("mine.py", 64)
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str) -> Non
     file = tmp_path / "broken.py"
     file.write_text(text)
     with pytest.raises(PluginRefused, match=r"broken\.py cannot be used"):
-        installed_handlers(str(file), found=[])
+        installed_handlers(str(file), [])
 
 
 async def plain(run: Run) -> None: ...

@@ -111,7 +111,7 @@ def entry(value: str) -> EntryPoint:
 
 
 def test_four_roles_come_along_and_ask_for_tools_that_there_are() -> None:
-    registry = installed_roles(found=[])
+    registry = installed_roles("", [])
     assert registry.names == BUILT_IN
     # Those of memory are there where a place for it is named.
     known = {*builtin_tools().names, "ask_agent", "send_message", "remember", "recall"}
@@ -125,7 +125,7 @@ def test_four_roles_come_along_and_ask_for_tools_that_there_are() -> None:
 
 @pytest.mark.parametrize(("value", "name"), [(":GreeterOfDoors", "greeter-of-doors"), (":Named", "developer")])
 def test_an_entry_point_names_a_class_and_may_replace_a_role_that_comes_along(value: str, name: str) -> None:
-    found = installed_roles(found=[entry(value)]).get(name)
+    found = installed_roles("", [entry(value)]).get(name)
     assert found is not None
     assert type(found.role).__name__ == value[1:]
     assert len(found.code) == 64
@@ -155,7 +155,7 @@ def test_an_entry_point_names_a_class_and_may_replace_a_role_that_comes_along(va
 )
 def test_a_class_that_can_be_no_role_is_refused_with_the_reason(value: str, reason: str) -> None:
     with pytest.raises(PluginRefused, match=reason):
-        installed_roles(found=[entry(value)])
+        installed_roles("", [entry(value)])
 
 
 def test_a_folder_has_files_for_models_and_files_of_python(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_folder_has_files_for_models_and_files_of_python(tmp_path: Path) -> No
         "class Mine(_Base):\n    async def on_message(self, message, agent):\n        return 1\n"
     )
     (tmp_path / "notes.txt").write_text("not read")
-    registry = installed_roles(str(tmp_path), found=[])
+    registry = installed_roles(str(tmp_path), [])
     assert set(registry.names) == {*BUILT_IN, "helper", "mine"}
     helper = registry.get("helper")
     assert helper is not None
@@ -177,12 +177,12 @@ def test_two_roles_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text(FINE)
     (tmp_path / "two.yml").write_text(FINE)
     with pytest.raises(PluginRefused, match=r"two roles have the name 'helper', one of one\.yaml and one of two\.yml"):
-        installed_roles(str(tmp_path), found=[])
+        installed_roles(str(tmp_path), [])
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PluginRefused, match=r"ROLES_DIR is .*no such folder is there"):
-        installed_roles(str(tmp_path / "missing"), found=[])
+        installed_roles(str(tmp_path / "missing"), [])
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_file_that_is_wrong_is_refused_with_the_field_and_what_to_do(tmp_path:
     file = tmp_path / "role.yaml"
     file.write_text(text)
     with pytest.raises(PluginRefused) as refused:
-        installed_roles(str(tmp_path), found=[])
+        installed_roles(str(tmp_path), [])
     assert str(refused.value).startswith(f"{file}: ")
     assert reason in str(refused.value)
     assert "The worker does not start with it" in str(refused.value)
@@ -224,7 +224,7 @@ def test_a_file_that_is_wrong_is_refused_with_the_field_and_what_to_do(tmp_path:
 def test_all_faults_of_a_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "role.yaml").write_text("name: 7\ncolour: red\n")
     with pytest.raises(PluginRefused) as refused:
-        installed_roles(str(tmp_path), found=[])
+        installed_roles(str(tmp_path), [])
     assert str(refused.value).count("role.yaml") == 3
 
 

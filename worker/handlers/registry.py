@@ -22,7 +22,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from backplane.domain.runs import HANDLER_PATTERN
 from backplane.tool_catalogue.base import PublishedHandler
-from worker.tools.plugins import PluginRefused, installed_under, package_of
+from worker.tools.plugins import PluginRefused, package_of
 
 GROUP = "agent_platform.handlers"
 
@@ -113,12 +113,10 @@ class HandlerRegistry:
         return tuple(self._handlers[name].published() for name in self.names)
 
 
-def installed_handlers(file: str = "", found: Iterable[EntryPoint] | None = None) -> HandlerRegistry:
-    """Those of all installed packages (or of the entry points given) and of `file`, where one is named. Raises
-    PluginRefused."""
-    installed = installed_under(GROUP) if found is None else found
+def installed_handlers(file: str, found: Iterable[EntryPoint]) -> HandlerRegistry:
+    """Those of the entry points, and of `file`, where one is named. Raises PluginRefused."""
     handlers: list[Handler] = []
-    for entry_point in sorted(installed, key=lambda one: (package_of(one), one.name)):
+    for entry_point in sorted(found, key=lambda one: (package_of(one), one.name)):
         where = f"{entry_point.name} = {entry_point.value} of {package_of(entry_point)}"
         try:
             loaded = entry_point.load()

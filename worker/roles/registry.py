@@ -11,7 +11,6 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +23,7 @@ from worker.handlers.registry import code_digest, module_of
 from worker.roles.model_role import ModelRole
 from worker.roles.role import Role
 from worker.roles.role_file import RoleFileRefused, read_role_file
-from worker.tools.plugins import PluginRefused, installed_under, package_of
+from worker.tools.plugins import PluginRefused, package_of
 
 GROUP = "agent_platform.roles"
 BUILT_IN = Path(__file__).parent / "built_in"
@@ -71,12 +70,10 @@ class RoleRegistry:
         return {name: tuple(one.role.listens_to) for name, one in sorted(self._roles.items())}
 
 
-def installed_roles(folder: str = "", found: Iterable[EntryPoint] | None = None) -> RoleRegistry:
-    """Those that come along, of all installed packages (or of the entry points given), and of the folder, where one is
-    named. Raises PluginRefused."""
-    roles = list(_built_in())
-    installed = installed_under(GROUP) if found is None else found
-    for entry_point in sorted(installed, key=lambda one: (package_of(one), one.name)):
+def installed_roles(folder: str, found: Iterable[EntryPoint]) -> RoleRegistry:
+    """Those that come along, of the entry points, and of the folder, where one is named. Raises PluginRefused."""
+    roles = _built_in()
+    for entry_point in sorted(found, key=lambda one: (package_of(one), one.name)):
         where = f"{entry_point.name} = {entry_point.value} of {package_of(entry_point)}"
         try:
             loaded = entry_point.load()
@@ -91,10 +88,9 @@ def installed_roles(folder: str = "", found: Iterable[EntryPoint] | None = None)
         raise _refused("of this worker", str(error)) from None
 
 
-@cache
-def _built_in() -> tuple[RegisteredRole, ...]:
+def _built_in() -> list[RegisteredRole]:
     files = sorted(BUILT_IN.glob("*.yaml"))
-    return tuple(RegisteredRole(ModelRole(read_role_file(file)), _digest(file)) for file in files)
+    return [RegisteredRole(ModelRole(read_role_file(file)), _digest(file)) for file in files]
 
 
 def _roles_of_folder(folder: Path) -> list[RegisteredRole]:

@@ -8,8 +8,7 @@ worker's process; what guards against them is who may install packages there. do
 
 import re
 from collections.abc import Iterable
-from functools import cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
 
 from backplane.errors import Refused
@@ -27,17 +26,9 @@ class PluginRefused(Refused):
     code: ClassVar[str] = "plugin_refused"
 
 
-@cache
-def installed_under(group: str) -> EntryPoints:
-    """The entry points of all installed packages in this group. They are the same for as long as the process runs, and
-    to look them up takes 15 ms."""
-    return entry_points(group=group)
-
-
-def with_plugins(registry: ToolRegistry, found: Iterable[EntryPoint] | None = None) -> ToolRegistry:
-    """The registry with the tools of all installed packages (or of the entry points given). Raises PluginRefused."""
-    installed = installed_under(GROUP) if found is None else found
-    for entry_point in sorted(installed, key=lambda one: (package_of(one), one.name)):
+def with_plugins(registry: ToolRegistry, found: Iterable[EntryPoint]) -> ToolRegistry:
+    """The registry with the tools of these entry points. Raises PluginRefused."""
+    for entry_point in sorted(found, key=lambda one: (package_of(one), one.name)):
         for tool in _tools(entry_point):
             # Also of a tool that is frozen.
             object.__setattr__(tool, "package", package_of(entry_point))

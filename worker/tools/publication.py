@@ -20,7 +20,13 @@ PUBLISHED_SECONDS = 60.0
 worker has ended, a plan may for so long miss its early refusal, and nothing else."""
 
 
-def tool_set(tools: ToolRegistry, *, has_model: bool, handlers: tuple[PublishedHandler, ...] = ()) -> ToolSet:
+def tool_set(
+    tools: ToolRegistry,
+    *,
+    has_model: bool,
+    handlers: tuple[PublishedHandler, ...] = (),
+    roles: tuple[str, ...] | None = None,
+) -> ToolSet:
     published = (
         PublishedTool(
             **describe(tool),
@@ -31,7 +37,7 @@ def tool_set(tools: ToolRegistry, *, has_model: bool, handlers: tuple[PublishedH
         )
         for tool in tools.tools()
     )
-    return ToolSet(tuple(published), has_model, handlers)
+    return ToolSet(tuple(published), has_model, handlers, roles)
 
 
 async def publish(

@@ -1,8 +1,9 @@
 """All tools of a worker, from the settings: the built-in ones, agents, those that reach outside, those over memory and
 artifacts, and the plug-ins."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from importlib.metadata import EntryPoint
 
 import structlog
 
@@ -24,7 +25,7 @@ from worker.tools.forget import Forget
 from worker.tools.http_fetch import OutsideLimits, http_tools
 from worker.tools.plugins import with_plugins
 from worker.tools.recall import Recall
-from worker.tools.registry import ToolRegistry
+from worker.tools.registry import ToolRegistry, builtin_tools
 from worker.tools.remember import Remember
 
 log = structlog.get_logger()
@@ -32,16 +33,17 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def open_tools(
-    settings: Settings, builtin: ToolRegistry, artifacts: Artifacts | None, embedder: Embedder
+    settings: Settings, plugins: Iterable[EntryPoint], artifacts: Artifacts | None, embedder: Embedder
 ) -> AsyncIterator[ToolRegistry]:
-    """All of them but TOOLS_DISABLED. Those of memory and artifacts are there when the settings name a place for what
-    they keep. Raises PluginRefused."""
+    """All of them but TOOLS_DISABLED. `plugins`: of installed packages. Those of memory and artifacts are there when
+    the settings name a place for what they keep. Raises PluginRefused."""
     memory = memory_of(settings, embedder)
     try:
         tools = with_plugins(
-            builtin.with_tools(
+            builtin_tools().with_tools(
                 [_agent(settings), *_outside(settings), *_memory_tools(memory), *_artifact_tools(artifacts)]
-            )
+            ),
+            plugins,
         )
         if unknown := sorted(set(settings.tools_disabled) - set(tools.names)):
             log.warning("TOOLS_DISABLED names tools that are not there", tools=unknown)

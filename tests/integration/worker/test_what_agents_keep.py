@@ -1,7 +1,6 @@
 """Memory, artifacts and plug-ins, as runs on a real worker use them."""
 
 import json
-from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from backplane.settings import fixed
 from tests.integration.worker.conftest import StartPlatform
 from tests.platform.workers import Platform, worker
 from tests.unit.test_plugins import EXAMPLE, install
-from worker.tools import plugins
 
 
 def step(tool: str, id: str = "", needs: str = "", **arguments: Any) -> dict[str, Any]:
@@ -113,8 +111,6 @@ async def test_the_example_of_a_plugin_is_carried_out(
     installed = tmp_path_factory.mktemp("site-packages")
     install(installed)
     monkeypatch.syspath_prepend(str(installed))
-    # A worker looks them up once in its life, and this process has had others.
-    monkeypatch.setattr(plugins, "installed_under", lambda group: entry_points(group=group))
     plan = yaml.safe_load((EXAMPLE / "plan.yaml").read_text())
     async with worker(platform.settings):
         run_id = await platform.submit(*plan["steps"])

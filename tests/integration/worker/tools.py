@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from worker import service
+from worker.tools import toolbox
 from worker.tools.base import Tool, ToolArguments, ToolContext, ToolResult
 from worker.tools.registry import ToolRegistry
 from worker.tools.shell import Shell
@@ -56,4 +56,4 @@ class BlockingTool(Tool):
 
 def equip(monkeypatch: pytest.MonkeyPatch, *tools: Tool) -> None:
     """Workers that start in this process from now on have these tools, and the shell."""
-    monkeypatch.setattr(service, "builtin_tools", lambda: ToolRegistry((Shell(), *tools)))
+    monkeypatch.setattr(toolbox, "builtin_tools", lambda: ToolRegistry((Shell(), *tools)))
