@@ -28,6 +28,7 @@ from pathlib import Path
 
 import structlog
 
+from backplane.containers.program import ask
 from backplane.domain.runs import Ownership
 from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX, SCRATCH_PREFIX
 from backplane.errors import PlatformError, Unavailable
@@ -37,7 +38,8 @@ from backplane.store import Runs
 from backplane.workspace.files import OPEN_FOLDER, empty, make_accessible, open_folder
 
 ENGINES = ("podman", "docker")
-ENGINE_SECONDS = 60.0
+ENGINE = "container engine"
+"""The part that does not answer, in errors."""
 INSPECTED_AT_ONCE = 100
 
 _CHECKOUT = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([0-9]{1,18})")
@@ -246,11 +248,11 @@ class Containers(SessionPlace):
         return True
 
     async def _ask(self, *arguments: str, must_succeed: bool = True) -> str:
-        status, printed, complaint = await _run(*self._engine, *arguments)
-        if status and must_succeed:
-            message = f"{self._engine[0]} {arguments[0]} fails: {complaint.strip()[-500:]}"
-            raise Unavailable(message, part="container engine")
-        return printed
+        answer = await ask([*self._engine, *arguments], part=ENGINE)
+        if answer.code and must_succeed:
+            message = f"{self._engine[0]} {arguments[0]} fails: {answer.error.strip()[-500:]}"
+            raise Unavailable(message, part=ENGINE)
+        return answer.output
 
 
 def labelled(kind: str, line: str, now: float) -> Leftover | None:
@@ -269,33 +271,12 @@ async def find_engine(wanted: str) -> list[str]:
     """`wanted` in its words, as a shell reads them, or the first engine that works. Raises Unavailable when there is
     none."""
     for words in [shlex.split(wanted)] if wanted else [[engine] for engine in ENGINES]:
-        if shutil.which(words[0]) and (await _run(*words, "version"))[0] == 0:
+        if shutil.which(words[0]) and (await ask([*words, "version"], part=ENGINE)).code == 0:
             return words
     raise Unavailable(
         f"{wanted or ' and '.join(ENGINES)} cannot be used from here; install one, or let this user use it",
-        part="container engine",
+        part=ENGINE,
     )
-
-
-async def _run(*argv: str) -> tuple[int, str, str]:
-    """Exit status, output and error output. Raises Unavailable when it does not end."""
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(ENGINE_SECONDS):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        message = f"{argv[0]} {argv[1]} did not end within {ENGINE_SECONDS:g} s"
-        raise Unavailable(message, part="container engine") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace")
 
 
 async def places_of(settings: Settings) -> list[SessionPlace]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from backplane.containers.program import PROXIES, engine_environment
 from backplane.domain import sandbox_labels
 from backplane.errors import Unavailable
 from tests.conftest import children
@@ -30,7 +31,7 @@ from tests.contracts.sandbox.sandboxes import (
 from tests.waiting import wait_until
 from worker.sandbox.base import Sandbox, SandboxError, SandboxImageNotFound, SandboxRefused
 from worker.sandbox.container.arguments import container_name
-from worker.sandbox.container.engine import PROXIES, Engine, engine_environment
+from worker.sandbox.container.engine import Engine
 from worker.sandbox.container.owner import is_gone, own_mark
 from worker.sandbox.container.sandbox import ContainerSandbox
 from worker.sandbox.container.seccomp import SystemCalls, strengthened

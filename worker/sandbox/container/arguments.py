@@ -13,10 +13,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from backplane.containers.program import PROXY_NAMES
 from backplane.domain import sandbox_labels
 from worker.sandbox.base import EVERYWHERE, Call, Command, Limits, SandboxRefused
 from worker.sandbox.container.container import FIRST_PROCESS, INPUT, VARIABLES
-from worker.sandbox.container.engine import PROXY_NAMES, Engine, Kind
+from worker.sandbox.container.engine import Engine, Kind
 from worker.sandbox.container.seccomp import SystemCalls
 from worker.sandbox.local.cgroup import CPU_SHARE
 from worker.sandbox.local.egress_socket import INSIDE

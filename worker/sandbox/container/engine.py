@@ -3,40 +3,30 @@
 The command line and not a library, because it is the one interface that both have, that brings rootless Podman without
 a service, and that leaves it to the engine's own settings where its server is and who may talk to it.
 
-The program gets what it needs of this process's environment by name. Whatever else stands there is the platform's, and
-would be seen in the environment of the engine's helpers; proxies are kept away because engines hand them on inside.
+How the program is run: `backplane.containers.program`. Proxies are kept away but for pulls.
 """
 
 import asyncio
-import contextlib
 import errno
 import json
 import os
 import re
-import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 import structlog
 
+from backplane.containers.program import EngineResult, ask, engine_environment
 from backplane.errors import InvalidInput, PlatformError, Unavailable
 from worker.sandbox.base import SandboxImageNotFound, SandboxRefused
 from worker.sandbox.local.process import COMMAND_TOO_LONG
 
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
-PROXY_NAMES = (*PROXIES, *(name.lower() for name in PROXIES))
-
 _HOSTS = Path(__file__).parents[1] / "etc" / "hosts"
-_ANSWER_SECONDS = 60.0
 _PULL_SECONDS = 1800.0
 _OUTPUT_CHARS = 500
-_NEEDED = re.compile(
-    r"HOME|PATH|USER|LOGNAME|LANG|TMPDIR|DBUS_SESSION_BUS_ADDRESS|REGISTRY_AUTH_FILE|SSL_CERT_\w+"
-    r"|(DOCKER|CONTAINER|CONTAINERS|PODMAN|STORAGE|XDG)_\w+"
-)
 _NO_IMAGE = re.compile(
     r"no such image|image not known|unable to find image|manifest unknown|name unknown|repository does not exist"
     r"|requested access to the resource is denied|invalid reference format",
@@ -53,13 +43,6 @@ log = structlog.get_logger(__name__)
 class Kind(StrEnum):
     DOCKER = "docker"
     PODMAN = "podman"
-
-
-@dataclass(frozen=True, slots=True)
-class EngineResult:
-    code: int
-    output: str
-    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +94,7 @@ class Engine:
 
     async def ask(self, *arguments: str) -> EngineResult:
         """Raises Unavailable when the engine does not answer."""
-        return await ask([*self.words, *arguments])
+        return await ask([*self.words, *arguments], part="sandbox")
 
     async def image_volumes(self, image: str) -> tuple[str, ...] | None:
         """Folders for which the image asks for volumes; None when the image is not here."""
@@ -124,7 +107,8 @@ class Engine:
 
     async def pull(self, image: str) -> None:
         """Raises SandboxImageNotFound, or Unavailable when the registry cannot be reached."""
-        answer = await ask([*self.words, "pull", "--quiet", image], seconds=_PULL_SECONDS, with_proxies=True)
+        words = [*self.words, "pull", "--quiet", image]
+        answer = await ask(words, part="sandbox", seconds=_PULL_SECONDS, with_proxies=True)
         if answer.code == 0:
             return
         if _NO_IMAGE.search(answer.error):
@@ -152,7 +136,7 @@ class Engine:
 
 async def identify(words: Sequence[str], runtime: str) -> Engine:
     """Which engine a program is; a `docker` may be Podman's. Raises Unavailable when it is neither, or fails."""
-    answer = await ask([*words, "--version"])
+    answer = await ask([*words, "--version"], part="sandbox")
     output = answer.output.lower()
     if answer.code == 0 and Kind.PODMAN in output:
         return await _identify_podman(Engine(tuple(words), Kind.PODMAN, runtime))
@@ -179,41 +163,6 @@ async def _identify_podman(engine: Engine) -> Engine:
     except (ValueError, LookupError, TypeError) as error:
         why = _shortened(answer.error or f"`info` is not as expected ({error!r})")
         raise Unavailable(f"{engine.name} does not say what it can: {why}", part="sandbox") from error
-
-
-async def ask(words: Sequence[str], *, seconds: float = _ANSWER_SECONDS, with_proxies: bool = False) -> EngineResult:
-    """Run the program once and gather its output. Raises Unavailable when it takes longer than `seconds`."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=engine_environment(os.environ, with_proxies=with_proxies),
-            cwd=tempfile.gettempdir(),  # podman's monitor leaves a file `oom` where it was started
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise Unavailable(f"cannot start {words[0]}: {error.strerror}", part="sandbox") from error
-    try:
-        async with asyncio.timeout(seconds):
-            output, error_output = await process.communicate()
-    except TimeoutError as error:
-        raise Unavailable(f"{words[0]} has not answered for {seconds:g} seconds; restart it", part="sandbox") from error
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-    assert process.returncode is not None
-    return EngineResult(process.returncode, output.decode("utf-8", "replace"), error_output.decode("utf-8", "replace"))
-
-
-def engine_environment(environment: Mapping[str, str], *, with_proxies: bool = False) -> dict[str, str]:
-    kept = {name: value for name, value in environment.items() if _NEEDED.fullmatch(name)}
-    if with_proxies:
-        kept |= {name: environment[name] for name in PROXY_NAMES if name in environment}
-    return kept
 
 
 def refusal(engine: Engine, image: str, output: str) -> PlatformError:
