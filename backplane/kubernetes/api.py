@@ -1,4 +1,5 @@
-"""Requests to a Kubernetes API server: how often one is tried, what a failure means, watches, lists and exec streams.
+"""Requests to a Kubernetes API server: how often one is tried, what a failure means, watches, lists, applies, logs and
+exec streams.
 
 It is the only client of a cluster that the platform has: workers run sandboxes by it, the controller cleans up by it.
 Requests are plain HTTP with JSON: the classes that a client library makes of each answer cost more than all the rest of
@@ -11,6 +12,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakSet
@@ -31,6 +33,9 @@ WATCH_SECONDS = 30
 """The server ends a watch after so long, and the caller begins it anew: so a connection that died unseen is found."""
 WATCH_SILENCE_SECONDS = WATCH_SECONDS + 5.0
 LONGEST_ASKED_PAUSE_SECONDS = 5.0
+LOG_SILENCE_SECONDS = 300.0
+"""A pod may print nothing for long: after so much silence its log is asked for anew, since nobody sees a connection die
+that carries nothing."""
 
 _BROKEN = (aiohttp.ClientError, OSError, EOFError)
 _TRY_AGAIN = (429, 500, 502, 503, 504)
@@ -66,6 +71,17 @@ class _Unknown(_Busy):
 Query = Sequence[tuple[str, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A request. `kind`: of the body."""
+
+    method: str
+    path: str
+    query: Query = ()
+    body: Any = None
+    kind: str = "application/json"
+
+
 class ApiServer:
     """Made by `open_api_server`. Any number of requests may be on their way at once."""
 
@@ -80,10 +96,20 @@ class ApiServer:
     async def call(self, method: str, path: str, query: Query = (), body: Any = None) -> dict[str, Any]:
         """The answer's JSON. A failure that may pass is tried again, TRIES times in all, so the request must be safe to
         repeat. Raises ApiRefused, and Unavailable when the server cannot be reached, is overloaded or broken."""
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        return await self._again_and_again(_Sent(method, path, query, body, kind))
+
+    async def apply(self, path: str, body: Any, *, manager: str) -> dict[str, Any]:
+        """Make an object so, or create it: what `body` names belongs to the field manager `manager` then, whoever had
+        it before, and what else is in the object stays. Answers the object. Raises as `call` does."""
+        query = (("fieldManager", manager), ("force", "true"))
+        return await self._again_and_again(_Sent("PATCH", path, query, body, "application/apply-patch+yaml"))
+
+    async def _again_and_again(self, sent: _Sent) -> dict[str, Any]:
         for number, pause in enumerate(pauses(), start=1):
             credentials = await self._login.credentials()
             try:
-                return await self._once(credentials, method, path, query, body)
+                return await self._once(credentials, sent)
             except _Busy as error:
                 if isinstance(error, _Unknown):
                     await self._login.renew(credentials)
@@ -118,7 +144,7 @@ class ApiServer:
         limit = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=WATCH_SILENCE_SECONDS)
         credentials = await self._login.credentials()
         try:
-            async with self._request(credentials, "GET", path, query, None, limit) as response:
+            async with self._request(credentials, _Sent("GET", path, query), limit) as response:
                 await _check(response)
                 async for line in _lines(response):
                     event = json.loads(line)
@@ -132,6 +158,32 @@ class ApiServer:
             raise self.unavailable(str(error)) from None
         except _BROKEN as error:
             raise self.unavailable(words(error)) from None
+
+    async def lines(self, path: str, query: Query, *, most: int) -> AsyncGenerator[bytes, None]:
+        """The lines of a text that is still being written, without their ends, until the server ends it. Of a line
+        that is longer than `most` bytes, those. Raises ApiRefused, and Unavailable when the connection is lost or has
+        carried nothing for LOG_SILENCE_SECONDS."""
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=LOG_SILENCE_SECONDS)
+        credentials = await self._login.credentials()
+        try:
+            async with self._request(credentials, _Sent("GET", path, query), limit) as response:
+                await _check(response)
+                async for line in cut_lines(response.content.iter_any(), most):
+                    yield line
+        except _Busy as error:
+            if isinstance(error, _Unknown):
+                await self._login.renew(credentials)
+            raise self.unavailable(str(error)) from None
+        except _BROKEN as error:
+            raise self.unavailable(words(error)) from None
+
+    async def text(self, path: str, query: Query = (), *, most: int) -> str:
+        """The last `most` bytes of a text, which is read as a whole. Raises ApiRefused and Unavailable."""
+        ends = b""
+        async with contextlib.aclosing(self.lines(path, query, most=most)) as lines:
+            async for line in lines:
+                ends = (ends + line + b"\n")[-most:]
+        return ends.decode("utf-8", "replace")
 
     @contextlib.asynccontextmanager
     async def exec(self, namespace: str, pod: str, argv: Sequence[str], *, container: str) -> AsyncIterator[ExecStream]:
@@ -179,10 +231,10 @@ class ApiServer:
             f"the Kubernetes API server at {self._server.url} does not answer as it should: {cause}", part=self._part
         )
 
-    async def _once(self, credentials: Credentials, method: str, path: str, query: Query, body: Any) -> dict[str, Any]:
+    async def _once(self, credentials: Credentials, sent: _Sent) -> dict[str, Any]:
         limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
         try:
-            async with self._request(credentials, method, path, query, body, limit) as response:
+            async with self._request(credentials, sent, limit) as response:
                 await _check(response)
                 answer: dict[str, Any] = json.loads(await response.read())
                 return answer
@@ -193,24 +245,17 @@ class ApiServer:
 
     @contextlib.asynccontextmanager
     async def _request(
-        self,
-        credentials: Credentials,
-        method: str,
-        path: str,
-        query: Query,
-        body: Any,
-        limit: aiohttp.ClientTimeout,
+        self, credentials: Credentials, sent: _Sent, limit: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = list(credentials.headers)
-        if body is not None:
-            kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-            headers.append(("Content-Type", kind))
+        if sent.body is not None:
+            headers.append(("Content-Type", sent.kind))
         self.requests += 1
         async with self._session.request(
-            method,
-            self._server.url + path,
-            params=list(query),
-            data=None if body is None else json.dumps(body),
+            sent.method,
+            self._server.url + sent.path,
+            params=list(sent.query),
+            data=None if sent.body is None else json.dumps(sent.body),
             headers=headers,
             timeout=limit,
             proxy=self._server.proxy,
@@ -296,3 +341,19 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield b"".join([*begun, line])
             begun = []
         begun.append(rest)
+
+
+async def cut_lines(chunks: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+    """Whole lines, and the last one though it may be half; of each at most `most` bytes are kept."""
+    begun, has_begun = bytearray(), False
+    async for chunk in chunks:
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            begun += piece[: most - len(begun)]
+            yield bytes(begun)
+            begun.clear()
+            has_begun = False
+        begun += rest[: most - len(begun)]
+        has_begun = has_begun or bool(rest)
+    if has_begun:
+        yield bytes(begun)

@@ -7,15 +7,15 @@ elsewhere.
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Any
 
 import structlog
 
 from backplane.domain.agents import Pool, PoolProcess
 from backplane.errors import Unavailable
 from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
+from backplane.kubernetes.hindrances import hindrances, refusal
 from controller.deletion_cost import write_cost
 from controller.pools.launcher import Launcher
 
@@ -24,9 +24,6 @@ CHEAPEST = "-1"
 """The cost of a pod that is to end; one without an annotation costs 0."""
 LOOK_SECONDS = 5.0
 """How old the known numbers of replicas may be: operators and autoscalers may change them too."""
-
-WORDS_MAX_CHARS = 300
-_ON_ITS_WAY = ("ContainerCreating", "PodInitializing")
 
 log = structlog.get_logger()
 
@@ -110,7 +107,7 @@ class DeploymentLauncher(Launcher):
         self._refusals = {
             made["metadata"]["labels"][LABEL]: f"the cluster makes no pod of {made['metadata']['name']}: {words}"
             for made in listed["items"]
-            if (words := _refusal(made))
+            if (words := refusal(made))
         }
 
     async def _scale(self, pool: str, replicas: int) -> None:
@@ -125,31 +122,3 @@ class DeploymentLauncher(Launcher):
             raise refused.unavailable(f"patch deployments/scale in {self._namespace}") from None
         self._replicas[pool] = (name, replicas)
         log.info("the replicas of a pool are set", pool=pool, deployment=name, replicas=replicas, before=before)
-
-
-def hindrances(pod: Mapping[str, Any]) -> Iterator[str]:
-    """What keeps a pod from running, in the words of the scheduler and of the node, as far as waiting alone does not
-    help."""
-    name, status = pod["metadata"]["name"], pod["status"]
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "PodScheduled" and condition["status"] != "True":
-            yield _words(f"pod {name} has no node", condition.get("message", ""))
-    for container in status.get("containerStatuses", ()):
-        waiting = container["state"].get("waiting", {})
-        if waiting and waiting.get("reason") not in _ON_ITS_WAY:
-            yield _words(f"pod {name}: {waiting.get('reason', 'it waits')}", waiting.get("message", ""))
-        elif container["restartCount"] and not container["ready"]:
-            last = container.get("lastState", {}).get("terminated", {})
-            code = f"exit code {last['exitCode']}; its log says why" if "exitCode" in last else ""
-            yield _words(f"pod {name} was restarted {container['restartCount']} times", code)
-
-
-def _refusal(deployment: Mapping[str, Any]) -> str:
-    """Why the cluster makes no pods: a quota, Pod Security, an account that is missing."""
-    conditions = deployment.get("status", {}).get("conditions", ())
-    failures = [one for one in conditions if one["type"] == "ReplicaFailure" and one["status"] == "True"]
-    return _words(*(one.get("message", "") for one in failures[:1]))
-
-
-def _words(*parts: str) -> str:
-    return ": ".join(part for part in parts if part)[:WORDS_MAX_CHARS]
