@@ -16,15 +16,17 @@ class Leader:
         self._lease = lease
         self._due = 0.0
         self._has_lease = False
+        self.is_certain = False
+        """Whether Redis has said that no other controller does the work: for what must not be done twice."""
 
     async def leads(self) -> bool:
         now = time.monotonic()
         if now >= self._due or self._lease.is_over:
             self._due = now + self._lease.seconds / LOOKS_A_LEASE
             try:
-                self._has_lease = await self._lease.hold()
+                self.is_certain = self._has_lease = await self._lease.hold()
             except Unavailable:
-                self._has_lease = True
+                self._has_lease, self.is_certain = True, False
         return self._has_lease
 
     async def give_up(self) -> None:

@@ -1,10 +1,10 @@
 """The controller as one coroutine: all that is periodic or slow, but no runs.
 
 It sends webhooks, makes events of what runs came to, wakes runs that waited for an event, looks after the pools of
-agents, sends them what is scheduled, ends messages to agents whose time is up, rents GPU machines, and removes what is
-past its time. All are rows in the database that any controller may take, so any number of them may run. None needs
-Redis, and none is needed for runs to go on but for those that wait for an event. One of them counts what users have
-stored.
+agents, sends them what is scheduled, ends messages to agents whose time is up, makes deployments as they are wanted,
+rents GPU machines, and removes what is past its time. All are rows in the database that any controller may take, so any
+number of them may run. None needs Redis, and none is needed for runs to go on but for those that wait for an event. One
+of them counts what users have stored.
 What workers have left behind is removed too: sandboxes' Jobs, and what else old sessions left. It does not wait for
 Redis, and ends when Redis turns out to be another platform's.
 """
@@ -34,6 +34,7 @@ from controller.agents import AgentsLoop
 from controller.bus import BusLoop
 from controller.cleanup.retention import RetentionLimits, RetentionLoop
 from controller.cleanup.sessions import SweepTimer
+from controller.deployments.service import deployments_loop
 from controller.jobs.dispatch import JobDispatch
 from controller.leader import Leader
 from controller.metrics import ControllerMetrics
@@ -182,6 +183,8 @@ async def _work(
         loops.append(asyncio.create_task(JobDispatch(resources, queue, metrics.jobs_due).run(), name="jobs"))
         sweep = SweepTimer(settings, store.runs, metrics.sessions_removed)
         loops.append(asyncio.create_task(sweep.run(), name="sweep"))
+        if settings.deploy_target == "kubernetes":
+            loops.append(asyncio.create_task(_deploy(settings, resources, metrics), name="deployments"))
         if settings.gpu_provider:
             loops.append(asyncio.create_task(_rent(settings, resources, metrics), name="GPU machines"))
         try:
@@ -196,6 +199,11 @@ async def _work(
                 queue.close()
             await checker.close()
             await webhooks.drain(settings.webhook_timeout_seconds)
+
+
+async def _deploy(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> None:
+    platform_id = await until_available(resources.store.platform_id, _log_waiting("database"))
+    await deployments_loop(settings, resources, metrics.registry, platform_id).run()
 
 
 async def _rent(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> None:

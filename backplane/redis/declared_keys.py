@@ -291,6 +291,14 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("controller:gpus", "string", "one lease", "controller", "controller", "the controller that rents GPU machines"),
     Key(
+        "controller:deployments",
+        "string",
+        "one lease",
+        "controller",
+        "controller",
+        "the controller that looks after deployments",
+    ),
+    Key(
         "controller:services:{what}",
         "string",
         "one lease",

@@ -130,6 +130,10 @@ class Keys:
         return f"{self.prefix}controller:services:{what}"
 
     @property
+    def deployments(self) -> str:
+        return f"{self.prefix}controller:deployments"
+
+    @property
     def gpu_machines(self) -> str:
         return f"{self.prefix}controller:gpus"
 

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from backplane.domain.sizes import GIB, KIB, MIB
 from backplane.settings.api import ApiSettings
 from backplane.settings.controller import ControllerSettings
+from backplane.settings.deployments import DeploymentSettings
 from backplane.settings.gpus import GpuSettings
 from backplane.settings.models import ModelSettings
 from backplane.settings.process import ProcessSettings
@@ -39,6 +40,7 @@ class Settings(
     ProcessSettings,
     ApiSettings,
     ServiceSettings,
+    DeploymentSettings,
     GpuSettings,
     ControllerSettings,
     StreamSettings,
@@ -101,7 +103,7 @@ class Settings(
             raise ValueError("API_ROOT_PATH is a path of the API itself; let the proxy take it away, and set none here")
         if self.sandbox_memory_bytes > self.sandbox_memory_max_bytes:
             raise ValueError("SANDBOX_MEMORY_BYTES must not be over SANDBOX_MEMORY_MAX_BYTES")
-        for name in ("SANDBOX_CONTAINER_ENGINE", "SERVICES_CONTAINER_ENGINE"):
+        for name in ("SANDBOX_CONTAINER_ENGINE", "SERVICES_CONTAINER_ENGINE", "DEPLOY_CONTAINER_ENGINE"):
             try:
                 shlex.split(getattr(self, name.lower()))
             except ValueError as error:

@@ -157,6 +157,10 @@ SERVICE_POLL_SECONDS = 1.0
 one statement."""
 SERVICE_CONTAINER_SECONDS = 5.0
 """How often the containers of services are looked at: each look starts the engine's program twice."""
+DEPLOYMENTS_LOOK_SECONDS = 1.0
+"""How often deployments are looked at while one of them is on its way: a list of each kind of the cluster's objects."""
+DEPLOYMENTS_REST_SECONDS = 3.0
+"""The same while all are as wanted: a change that a user asks for waits so long at most."""
 SCHEDULES_POLL_SECONDS = 1.0
 """How often a controller looks for schedules whose time has come: each look is one statement on an index."""
 SCHEDULES_BATCH = 100
@@ -186,6 +190,7 @@ NEVER_SETTINGS = frozenset(
     {
         *("KIB", "MIB", "WEBHOOK_USER_SHARE", "REPLACED", "NEVER_SETTINGS"),
         *("SERVICE_POLL_SECONDS", "SERVICE_CONTAINER_SECONDS"),
+        *("DEPLOYMENTS_LOOK_SECONDS", "DEPLOYMENTS_REST_SECONDS"),
         *("BUS_POLL_SECONDS", "BUS_BATCH", "BUS_WAKE_SECONDS"),
         *("AGENT_STATE_MAX_BYTES", "AGENT_MAILBOX_MAX", "AGENT_MAILBOX_RETRY_SECONDS", "AGENTS_MAX_PER_USER"),
         *("AGENT_SEND_DEPTH_MAX", "AGENT_REGISTRY_HEARTBEAT_SECONDS"),

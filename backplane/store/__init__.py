@@ -53,6 +53,7 @@ __all__ = [
     "Database",
     "DeadLetters",
     "Decisions",
+    "DeploymentStore",
     "EventBus",
     "EventWaits",
     "GpuMachines",

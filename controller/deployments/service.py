@@ -1,0 +1,41 @@
+"""The loop of deployments with what it needs, made of the settings."""
+
+import os
+import socket
+import uuid
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from backplane.leases.redis import RedisLease
+from backplane.resources import Resources
+from backplane.settings import Settings
+from controller.deployments.kubernetes.objects import ClusterRules
+from controller.deployments.loop import DeploymentsLoop
+from controller.deployments.metrics import DeploymentMetrics
+from controller.deployments.target import DeployTarget
+from controller.leader import Leader
+
+PLATFORM_NAMESPACE = "agents"
+"""Of the manifests in k8s/: for a controller that runs outside of the cluster and was not told another one."""
+
+log = structlog.get_logger()
+
+
+def deployments_loop(
+    settings: Settings, resources: Resources, registry: CollectorRegistry, platform_id: str
+) -> DeploymentsLoop:
+    redis = resources.redis
+    name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    leader = Leader(RedisLease(redis, redis.keys.deployments, name, seconds=settings.lease_seconds))
+    target = _target(settings, platform_id)
+    return DeploymentsLoop(resources.store.deployments, target, leader, DeploymentMetrics(registry))
+
+
+def _target(settings: Settings, platform_id: str) -> DeployTarget:
+    # The HTTP library behind them takes 0.2 s and 25 MB.
+    from backplane.kubernetes.login import own_namespace  # noqa: PLC0415
+    from controller.deployments.kubernetes.target import KubernetesTarget  # noqa: PLC0415
+
+    namespace = settings.pod_namespace or own_namespace() or PLATFORM_NAMESPACE
+    return KubernetesTarget(ClusterRules(platform_id, namespace))
