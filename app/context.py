@@ -10,6 +10,7 @@ from app.bus.publishing import BusPublisher
 from app.jobs import JobQueue
 from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
+from app.limits.rollout_waits import RolloutWaits
 from app.limits.transfers import Transfers
 from app.metrics import PlatformMetrics
 from app.schemas.health import Readiness
@@ -32,6 +33,7 @@ class ApiContext:
     publisher: BusPublisher
     validator: Validator
     jobs: JobQueue
+    rollout_waits: RolloutWaits
     hub: Hub
     history: History
     quota: Quota

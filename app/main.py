@@ -33,6 +33,7 @@ from app.edge.turns import Turns
 from app.jobs import JobQueue
 from app.kept_answer import KeptAnswer
 from app.known_tools import KnownTools
+from app.limits.rollout_waits import RolloutWaits
 from app.limits.transfers import Transfers
 from app.mcp.endpoint import McpEndpoint
 from app.metrics import ApiMetrics, PlatformMetrics, RequestMetrics
@@ -46,6 +47,8 @@ from app.routes import (
     bus,
     dead_letters,
     decisions,
+    deployment_history,
+    deployments,
     docs,
     events,
     execute,
@@ -194,6 +197,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         services,
         schedules,
         gpus,
+        deployments,
+        deployment_history,
         docs,
     )
     if settings.api_metrics:
@@ -254,6 +259,7 @@ def _context(
         validator=Validator(submission, known_tools),
         known_tools=known_tools,
         jobs=JobQueue(settings),
+        rollout_waits=RolloutWaits(resources.store.deployments),
         hub=Hub(
             resources.event_log,
             resources.store,

@@ -26,6 +26,7 @@ TAGS = [
     {"name": "hooks", "description": "Addresses that others post to, signed; what they post becomes an event."},
     {"name": "services", "description": "What is always on beside the platform, and whether it answers."},
     {"name": "GPU machines", "description": "Machines with GPUs that the platform rents. For admins."},
+    {"name": "deployments", "description": "Agents as images of their users, with revisions, rollouts and logs."},
     {"name": "files", "description": "The files of a run's workspace."},
     {"name": "decisions", "description": "What runs ask people, and the answers."},
     {"name": "tools", "description": "What steps can use."},

@@ -23,6 +23,7 @@ from app.edge.protocol import running_server
 from app.metrics import ApiMetrics
 from app.streams.buffer import Frame, StreamEnd, Watched, Watcher
 from app.streams.bus import BusKey, WatchedBus
+from app.streams.deployment_logs import DeploymentLogs, WatchedLog
 from app.streams.feed import WatchedFeed
 from app.streams.mailboxes import Mailboxes, WatchedMailbox
 from backplane.domain.bus import EventFilter
@@ -142,6 +143,7 @@ class Hub:
         self._feeds: dict[str, WatchedFeed] = {}
         self._buses: dict[BusKey, WatchedBus] = {}
         self._mailboxes = Mailboxes(store)
+        self._deployment_logs = DeploymentLogs(store, limits.buffer_events, limits.buffer_bytes)
         self._subscription: Subscription | None = None
         self._some_queued = asyncio.Event()
         self._some_feed_due = asyncio.Event()
@@ -254,6 +256,11 @@ class Hub:
                     mailbox.subscribed = True
                 return mailbox
 
+    async def open_deployment_log(self, user: User, deployment_id: str) -> WatchedLog:
+        """The lines of a deployment, which this user may see, looked at from now on. Raises as `open`."""
+        self._check_room(user)
+        return await self._deployment_logs.open(deployment_id)
+
     def _check_room(self, user: User) -> None:
         room = ceil(self._limits.max_watchers * (7 + user.priority) / 10)
         if len(self._watchers) >= room:
@@ -285,6 +292,7 @@ class Hub:
                 receive_events=self._receive(subscription),
                 read_feeds=self._read_feeds(),
                 find_agents=self._mailboxes.run(),
+                read_deployment_logs=self._deployment_logs.run(),
                 look_after_watchers=self._look_after_watchers(),
                 sweep=self._sweep(subscription),
                 send_positions=self._send_positions(),

@@ -185,6 +185,21 @@ async def replay(history: ReadHistory[Cursor], position: Position[Cursor]) -> As
             position.is_end = span.is_end
 
 
+async def kept(
+    history: ReadHistory[Cursor], position: Position[Cursor], opening: bytes = b""
+) -> AsyncGenerator[bytes, None]:
+    """The frames that are kept after `position`, and no further ones. It ends early where the database does not
+    answer."""
+    if opening:
+        yield opening
+    try:
+        async with aclosing(replay(history, position)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+    except Unavailable as error:
+        log.warning("a stream ends early", error=error.message)
+
+
 async def follow(
     watched: Watched[Cursor], epoch: int, position: Position[Cursor], watcher: Watcher
 ) -> AsyncGenerator[bytes, None]:

@@ -28,8 +28,6 @@ RESERVED_NAMESPACES = frozenset({"default", "agents", "agents-tools"})
 """The platform's own, and the one that everybody is in who names none. Those that begin with `kube-` are the
 cluster's."""
 IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}$"
-DEPLOYMENTS_MAX = 100
-"""Of a user."""
 NAMESPACES_MAX = 20
 """Of a user. A namespace stays its user's, for what is in the cluster's namespace is not deleted with a deployment."""
 REVISIONS_KEPT = 50

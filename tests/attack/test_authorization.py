@@ -22,6 +22,7 @@ from backplane.artifacts.base import AgentId, Author
 from backplane.domain.decisions import DecisionKind
 from backplane.domain.users import Tier
 from backplane.sealing import new_key
+from tests.deployments import MANIFEST
 from tests.integration.api.live_agents import POOL, spawn
 from tests.integration.api.requests.test_decisions import waiting
 from tests.integration.api.running import Api, Person, running, settings_on
@@ -37,6 +38,7 @@ COMMIT = "0" * 40
 HOOK, SCHEDULE = "ci", "weekly"
 NAMED = {"/hooks/": HOOK, "/schedules/": SCHEDULE}
 EVENT = {"id": "1", "source": "/of/the/owner", "type": "order.created", "data": "a long secret"}
+DEPLOYMENT = {"agent_id": "support", "namespace": "team-a", "image": "support:1", "manifest": MANIFEST}
 ACTIONS = ("start", "cancel", "retry", "fork", "replay", "status")
 TOOLS_OF_A_RUN = ("follow_run", "run_status", "explain_run", "cancel_run", "list_files", "read_file")
 
@@ -55,6 +57,7 @@ DESCRIBED: dict[str, Any] = json.loads((ROOT / "tests/architecture/wire/openapi.
 PATHS = DESCRIBED["paths"]
 OPERATIONS = sorted(operations(PATHS))
 OF_AN_AGENT = [operation for operation in OPERATIONS if "{agent_id}" in operation[1]]
+OF_A_DEPLOYMENT = [operation for operation in OPERATIONS if "{deployment_id}" in operation[1]]
 OF_A_RUN = [operation for operation in OPERATIONS if "{run_id}" in operation[1]]
 PARTLY_FOR_ADMINS = {("POST", "/agent/bulk")}
 """Users may call it, and of what its body may ask, one action is for administrators (tests of bulk actions)."""
@@ -82,6 +85,7 @@ class World:
     run_id: str
     decision_id: str
     agent_id: str
+    deployment_id: str
     redis_url: str
 
     @property
@@ -99,6 +103,7 @@ class World:
             "{bulk_id}": NOBODY,
             "{export_id}": NOBODY,
             "{agent_id}": self.agent_id,
+            "{deployment_id}": self.deployment_id,
             "{pool}": POOL,
             "{machine}": "0123456789ab",
             "{service}": "cache",
@@ -123,7 +128,8 @@ async def world(
     redis_of_module: str, sqlite_of_module: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[World]:
     places = {"redis_url": redis_of_module, "database_url": sqlite_of_module}
-    async with running(settings_on(tmp_path_factory.mktemp("api"), secrets_key=new_key(), **places)) as api:
+    given = {"secrets_key": new_key(), "deploy_target": "kubernetes", **places}
+    async with running(settings_on(tmp_path_factory.mktemp("api"), **given)) as api:
         owner = await api.person()
         run_id, [decision_id] = await waiting(api, owner, DecisionKind.APPROVAL)
         assert (await owner.http.put(f"/agent/runs/{run_id}/files/a.txt", content=b"secret")).status_code == 201
@@ -139,7 +145,9 @@ async def world(
         agent_id = await spawn(owner, state={"kept": "a long secret"})
         scheduled = {"agent_id": agent_id, "text": "a long secret", "every_seconds": 3600}
         assert (await owner.http.put(f"/api/v1/schedules/{SCHEDULE}", json=scheduled)).status_code == 201
-        yield World(api, owner, user.name, run_id, decision_id, agent_id, redis_of_module)
+        deployed = await owner.http.post("/api/deployments", json=DEPLOYMENT)
+        assert deployed.status_code == 201
+        yield World(api, owner, user.name, run_id, decision_id, agent_id, deployed.json()["id"], redis_of_module)
 
 
 def problem(answer: httpx.Response) -> dict[str, Any]:
@@ -168,6 +176,11 @@ async def call(
         "/api/v1/agents/pools": {"name": "mine", "role": "developer"},
         "/api/v1/agents/pools/{pool}": {"max_processes": 1},
         "/api/vastai/instances": {},
+        "/api/deployments": DEPLOYMENT,
+        "/api/deployments/{deployment_id}": {"image": "mine:1"},
+        "/api/deployments/{deployment_id}/scale": {"replicas": 1},
+        "/api/deployments/{deployment_id}/rollback": {},
+        "/api/deployments/{deployment_id}/decision": {"decision": "approve"},
         "/api/v1/agents/pools/{pool}/agents": {"name": "mine"},
         "/api/v1/agents/{agent_id}": {"model": None},
         "/api/v1/agents/{agent_id}/messages": {"text": "hello"},
@@ -309,6 +322,21 @@ async def test_another_users_agent_is_not_there_on_any_operation_and_stays_as_it
     assert (await stranger.http.get("/api/v1/agents")).json()["agents"] == []
 
 
+async def test_another_users_deployment_is_not_there_on_any_operation_and_stays_as_it_is(world: World) -> None:
+    stranger = await world.api.person()
+    before = world.snapshot()
+    assert len(OF_A_DEPLOYMENT) >= 13
+    for operation in OF_A_DEPLOYMENT:
+        if operation in FOR_ADMINS:
+            continue
+        answer = await call(stranger.http, operation, world.values)
+        absent = await call(stranger.http, operation, {**world.values, "{deployment_id}": NOBODY})
+        assert (answer.status_code, problem(answer)["code"]) == (404, "not_found"), operation
+        assert answer.text.replace(world.deployment_id, NOBODY) == absent.text, operation
+        assert {*answer.headers} == {*absent.headers}, operation
+    assert world.snapshot() == before
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 async def test_another_users_run_is_not_there_for_any_action(world: World, action: str) -> None:
     stranger = await world.api.person()
@@ -348,7 +376,8 @@ async def test_nothing_of_another_user_is_in_any_list(world: World) -> None:
             continue
         answer = await call(stranger.http, operation, world.values)
         assert answer.status_code == 200, operation
-        for theirs in (world.run_id, world.decision_id, world.name, "a long secret", "/hooks/"):
+        theirs_are = (world.run_id, world.decision_id, world.deployment_id, world.name, "a long secret", "/hooks/")
+        for theirs in theirs_are:
             assert theirs not in answer.text, operation
 
 

@@ -109,6 +109,22 @@ OPERATIONS = {
     "put /api/nas/services/{service}": "put_service",
     "delete /api/nas/services/{service}": "delete_service",
     "get /api/nas/services/{service}/history": "service_history",
+    "get /api/deployments": "list_deployments",
+    "post /api/deployments": "create_deployment",
+    "get /api/deployments/{deployment_id}": "show_deployment",
+    "patch /api/deployments/{deployment_id}": "change_deployment",
+    "delete /api/deployments/{deployment_id}": "delete_deployment",
+    "post /api/deployments/{deployment_id}/scale": "scale_deployment",
+    "post /api/deployments/{deployment_id}/rollback": "roll_back_deployment",
+    "post /api/deployments/{deployment_id}/restart": "restart_deployment",
+    "post /api/deployments/{deployment_id}/pause": "pause_deployment",
+    "post /api/deployments/{deployment_id}/resume": "resume_deployment",
+    "post /api/deployments/{deployment_id}/decision": "decide_on_deployment",
+    "get /api/deployments/{deployment_id}/revisions": "list_revisions",
+    "get /api/deployments/{deployment_id}/events": "list_deployment_events",
+    "get /api/deployments/{deployment_id}/explain": "explain_deployment",
+    "get /api/deployments/{deployment_id}/drift": "show_drift",
+    "get /api/deployments/{deployment_id}/logs": "stream_deployment_logs",
     "get /api/vastai/instances": "list_gpu_machines",
     "post /api/vastai/instances": "start_gpu_machine",
     "get /api/vastai/explain": "explain_gpu_machines",
@@ -181,6 +197,8 @@ OF_OTHERS = {
     "CloudEventView": "its extensions are the publisher's own",
     "CreateAndStartRun.metadata": "the caller's own",
     "CreateRun.metadata": "the caller's own",
+    "ManifestForm.extensions": "the caller's own",
+    "SpecForm.extensions": "the caller's own",
     "GivenAnswer.arguments": "each tool has its own",
     "ModelCallDetails.request": "each kind of model server has its own",
     "ModelCallDetails.response": "each kind of model server has its own",
@@ -307,7 +325,8 @@ def test_a_stream_describes_a_frame_and_not_itself(described: Any) -> None:
     ]
     of_agents = "get /api/v1/agents/{agent_id}/stream"
     of_runs = ["get /agent/logs/{run_id}/stream", "get /agent/events", of_agents]
-    assert set(streams) == {*of_runs, "get /api/v1/events/stream"}
+    of_deployments = "get /api/deployments/{deployment_id}/logs"
+    assert set(streams) == {*of_runs, of_deployments, "get /api/v1/events/stream"}
     for name in streams:
         content = operations(described)[name]["responses"]["200"]["content"]
         assert list(content) == ["text/event-stream"]
