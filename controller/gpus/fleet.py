@@ -134,7 +134,6 @@ class GpuFleet:
         """One pass. Whether anything starts or ends, so that the next one should come soon. Raises Unavailable when the
         database or the provider did not answer; what could be done was done then."""
         machines = await self._machines.open()
-        await self._charge(machines)
         error: Unavailable | None = None
         try:
             seen, machines = await self._see(machines)
@@ -163,13 +162,12 @@ class GpuFleet:
     def _now(self) -> datetime:
         return self._parts.clock()
 
-    async def _charge(self, machines: Sequence[Machine]) -> None:
-        """Each machine by the hours that are over."""
-        hour = hour_of(self._now())
-        for machine in machines:
-            until = machine.charged_until
-            if machine.contract and machine.state in PAID and until is not None and until < hour:
-                await self._machines.charge(machine, hour)
+    async def _charge(self, machine: Machine) -> Machine:
+        """By the hours that are over, and only once its real price has been seen: what is booked stays."""
+        hour, until = hour_of(self._now()), machine.charged_until
+        if not machine.contract or machine.state not in PAID or until is None or until >= hour:
+            return machine
+        return await self._machines.charge(machine, hour) or machine
 
     async def _see(self, machines: Sequence[Machine]) -> tuple[Seen, list[Machine]]:
         """A complete list, and the rows as they are after it."""
@@ -194,7 +192,7 @@ class GpuFleet:
             instance = seen.of(label_of(self._rules.platform_id, machine), machine.contract)
             if instance is not None:
                 self._wires[machine.id] = (instance.kind, instance.slots)
-                machine = await self._seen_again(machine, instance)
+                machine = await self._charge(await self._seen_again(machine, instance))
             name = server_name(machine.id)
             calls = None if self._routed.get(name) else demand.calls.get(name)
             drained = is_drained(machine, calls, self._rules.drain, self._now())

@@ -87,10 +87,11 @@ class Watcher:
     def _look_at_prices(self, running: list[RealMachine], now: datetime) -> None:
         caps = self._world.caps
         if sum(one.price for one in running) > caps.hour:
-            self._over_since = self._over_since or now
+            # While the account does not answer nobody sees what a machine costs.
+            self._over_since = now if self._world.account.is_away() else self._over_since or now
             if not (self._world.account.faults.price_rise or self._world.account.faults.made_late):
                 self._complain("machines cost more than the cap an hour")
-            elif now - self._over_since > OVER_MOST and not self._world.account.is_away():
+            elif now - self._over_since > OVER_MOST:
                 self._complain("machines cost more than the cap an hour for long")
         else:
             self._over_since = None

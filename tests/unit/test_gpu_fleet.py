@@ -98,6 +98,18 @@ async def test_while_the_provider_is_away_for_an_hour_nothing_is_started_or_forg
     assert states(world).count("ready") >= 3
 
 
+async def test_a_price_that_is_first_seen_when_the_provider_is_back_is_booked_from_the_beginning() -> None:
+    world = World.of(faults=Faults(price_rise=1.0))
+    while not world.account.creates:
+        await world.tick()
+    world.account.faults.away = ((world.clock.now, world.clock.now + 2 * HOUR),)
+    await world.run(2 * HOUR + 5 * MINUTE)
+    [row], [real] = await world.machines.open(), world.account.running()
+    assert row.charged_until is not None
+    assert row.charged_until.hour == world.clock.now.hour, "whole hours are booked"
+    assert row.charged_micro_usd >= cost(real.price, row.charged_until - real.began) > 0
+
+
 @pytest.mark.slow
 async def test_over_the_cap_of_the_day_all_stop_in_time_although_the_provider_is_away_for_an_hour() -> None:
     caps = SpendingCaps(hour=200 * CENTS, day=350 * CENTS)
