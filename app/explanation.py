@@ -205,7 +205,7 @@ def in_words(run: Run, found: list[Reason]) -> str:
     """One sentence of all reasons."""
     goes_on = run.status is RunStatus.RUNNING and not {reason.code for reason in found} & WAITS_FOR_MODEL
     beginning = "The run does not wait" if goes_on or run.status in FINAL else "The run waits"
-    return f"{beginning}: {'; '.join(reason.text for reason in found)}."
+    return f"{beginning}: {'; '.join(reason.text.rstrip('.') for reason in found)}."
 
 
 def waiting_seconds(run: Run, now: datetime) -> float | None:

@@ -100,7 +100,7 @@ def no_process(situation: AgentSituation) -> Reason:
 
 def in_words_of_agent(situation: AgentSituation, found: Sequence[Reason]) -> str:
     """One sentence of all reasons."""
-    texts = "; ".join(one.text for one in found)
+    texts = "; ".join(one.text.rstrip(".") for one in found)
     return f"The agent {situation.agent.name} is {situation.status.value.replace('_', ' ')}: {texts}."
 
 

@@ -177,3 +177,10 @@ def test_a_run_that_waits_for_an_approval_shows_the_arguments(arguments: dict[st
     )
     [reason] = reasons(run(RunStatus.WAITING), Situation(None, None, None, asked=(decision,)), NOW)
     assert f"step build is to be approved, {shown}" in reason.text
+
+
+def test_a_reason_that_ends_with_a_stop_gets_no_second_one() -> None:
+    failed = run(RunStatus.FAILED, error=RunError("worker_lost", "It was lost. Retry it."))
+    words = in_words(failed, reasons(failed, Situation(None, None, None), NOW))
+    assert words.endswith("Retry it.")
+    assert not words.endswith("..")
