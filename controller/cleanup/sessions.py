@@ -32,6 +32,7 @@ from backplane.containers.program import ask
 from backplane.domain.runs import Ownership
 from backplane.domain.sandbox_labels import CREATED, GENERATION, PART, RUN, SANDBOX, SCRATCH_PREFIX
 from backplane.errors import PlatformError, Unavailable
+from backplane.process.abandoned import end_sandboxes_of
 from backplane.process.tasks import in_thread
 from backplane.settings import Settings, fixed
 from backplane.store import Runs
@@ -156,6 +157,7 @@ class CheckoutFolders(SessionPlace):
             if leftover != _folder_left(worker, os.fstat(folder)) or _is_locked(folder):
                 return False
             # Its lock is ours from here to the end of this block.
+            end_sandboxes_of(path)
             empty(folder)
             path.rmdir()
             return True

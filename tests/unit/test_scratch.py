@@ -1,6 +1,9 @@
 """Where workers keep their files: each its own folder, and none left for ever."""
 
 import asyncio
+import shutil
+import signal
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +36,24 @@ def test_a_folder_that_nobody_has_locked_is_removed_and_a_locked_one_stays(tmp_p
     with scratch_folder(tmp_path) as held, scratch_folder(tmp_path):
         assert not abandoned.exists()
         assert held.folder.exists()
+
+
+def test_a_sandbox_that_outlived_its_worker_is_ended_and_other_programs_in_its_folder_are_not(tmp_path: Path) -> None:
+    abandoned = tmp_path / f"{PREFIX}abandoned"
+    abandoned.mkdir()
+    sandbox = shutil.copy(shutil.which("sh") or "/bin/sh", tmp_path / "bwrap")
+    waiting = [
+        subprocess.Popen([program, "-c", "read -r _", "sh", str(abandoned / "run" / "files")], stdin=subprocess.PIPE)
+        for program in (sandbox, "sh")
+    ]
+    try:
+        with scratch_folder(tmp_path):
+            assert waiting[0].wait(10) == -signal.SIGKILL
+            assert waiting[1].poll() is None
+    finally:
+        for process in waiting:
+            process.kill()
+            process.communicate()
 
 
 def test_what_is_not_a_workers_folder_is_left_alone(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import structlog
 
 from backplane.domain.sandbox_labels import SCRATCH_PREFIX
+from backplane.process.abandoned import end_sandboxes_of
 from backplane.workspace.files import empty, make_accessible, open_folder
 
 log = structlog.get_logger()
@@ -133,6 +134,8 @@ def _remove_abandoned(parent: Path, removal: FolderRemoval) -> None:
         if os.fstat(lock).st_uid == os.getuid():
             with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if killed := end_sandboxes_of(folder):
+                    log.info("sandboxes of a worker that was killed are ended", folder=str(folder), sandboxes=killed)
                 removal.remove(folder, lock)
                 continue
         os.close(lock)
