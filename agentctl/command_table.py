@@ -34,6 +34,9 @@ COMMANDS = {
     ),
     "agents": CommandEntry("agentctl.commands.agents", "app", AGENTS, "Agents that live: make them, send them..."),
     "pools": CommandEntry("agentctl.commands.pools", "app", AGENTS, "Pools of agents: how full they are, and..."),
+    "deployments": CommandEntry(
+        "agentctl.commands.deployments", "app", AGENTS, "Deployments: agents as images, their..."
+    ),
     "schedules": CommandEntry(
         "agentctl.commands.schedules", "app", AGENTS, "Messages to agents at set times: by a cron..."
     ),

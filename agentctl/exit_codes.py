@@ -24,8 +24,8 @@ class ExitCode(IntEnum):
 MEANINGS = {
     ExitCode.OK: "done; a followed run has completed",
     ExitCode.RUN_FAILED: (
-        "the followed run, bulk action or export has failed, runs refused it, a replay differs, or `validate`, "
-        "`doctor`, `up`, `demo` or `ledger audit` found "
+        "the followed run, rollout, bulk action or export has failed, runs refused it, a replay differs, or "
+        "`validate`, `doctor`, `up`, `demo` or `ledger audit` found "
         "a fault"
     ),
     ExitCode.USAGE: "the command line, the environment or a file it names is wrong",
@@ -33,7 +33,7 @@ MEANINGS = {
     ExitCode.REFUSED: "refused: not found, not allowed, not possible in this state (a 4xx answer)",
     ExitCode.UNREACHABLE: "the API, or a part it needs, cannot be reached",
     ExitCode.GAVE_UP: (
-        "following ended before the run did: `--wait` is over, or the run waits for a decision; "
+        "following ended before the run did: `--wait` is over, or the run or rollout waits for a decision; "
         "`calibrate` did not settle"
     ),
     ExitCode.FAULT: "a fault of agentctl itself, or an API of another release",

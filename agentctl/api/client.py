@@ -24,6 +24,7 @@ from agentctl.api.proxies import client_of
 from agentctl.api.request_parts import given, segment
 from agentctl.api.schedule_calls import ScheduleCalls
 from agentctl.api.service_calls import ServiceCalls
+from agentctl.deployments.calls import DeploymentCalls
 from agentctl.exit_codes import CommandError, ExitCode
 from backplane.domain.events import LIVE_ONLY
 
@@ -35,7 +36,7 @@ FILES_PAGE = 10_000
 """The most that the API gives: each page costs it a listing of the whole workspace."""
 
 
-class Client(AgentCalls, ScheduleCalls, ServiceCalls, GpuCalls):
+class Client(AgentCalls, ScheduleCalls, ServiceCalls, GpuCalls, DeploymentCalls):
     """Every method raises ApiError for an error answer and CommandError(UNREACHABLE) when there is no answer."""
 
     def __init__(
