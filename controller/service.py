@@ -183,7 +183,7 @@ async def _work(
         loops.append(asyncio.create_task(JobDispatch(resources, queue, metrics.jobs_due).run(), name="jobs"))
         sweep = SweepTimer(settings, store.runs, metrics.sessions_removed)
         loops.append(asyncio.create_task(sweep.run(), name="sweep"))
-        if settings.deploy_target == "kubernetes":
+        if settings.deploy_target:
             loops.append(asyncio.create_task(_deploy(settings, resources, metrics), name="deployments"))
         if settings.gpu_provider:
             loops.append(asyncio.create_task(_rent(settings, resources, metrics), name="GPU machines"))

@@ -25,7 +25,12 @@ http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Answer).serve_for
 
 
 def agent_manifest(
-    *, tier: str = "tier_1_read", scaling: dict[str, Any] | None = None, version: str = "1.0.0", **deployment: Any
+    *,
+    tier: str = "tier_1_read",
+    scaling: dict[str, Any] | None = None,
+    version: str = "1.0.0",
+    health: str = "/health",
+    **deployment: Any,
 ) -> AgentManifest:
     """`deployment`: fields of spec.deployment."""
     spec = {
@@ -36,9 +41,7 @@ def agent_manifest(
             "resources": {"cpu": "50m", "memory": "64Mi"},
             **deployment,
         },
-        "monitoring": {
-            "health_check": {"path": "/health", "readiness_delay_seconds": 1, "readiness_period_seconds": 1}
-        },
+        "monitoring": {"health_check": {"path": health, "readiness_delay_seconds": 1, "readiness_period_seconds": 1}},
     }
     return parse_manifest(
         {

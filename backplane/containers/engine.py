@@ -5,12 +5,14 @@ its server is. Sandboxes have an adapter of their own (`worker.sandbox.container
 step.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from backplane.containers.program import ANSWER_SECONDS, EngineResult, ask
+from backplane.containers.program import ANSWER_SECONDS, EngineResult, ask, lines
 from backplane.errors import Unavailable
 
 RUN_SECONDS = 1800.0
@@ -31,6 +33,11 @@ class PresentContainer:
     state: str = ""
     exit_code: int = 0
     error: str = ""
+    ports: Mapping[int, int] = field(default_factory=dict)
+    """The host's port of each of the container's that is published."""
+    restarts: int = 0
+    """By the engine itself."""
+    made_at: datetime | None = None
 
 
 class ContainerEngine:
@@ -66,13 +73,26 @@ class ContainerEngine:
         """Start one that has ended."""
         await self._ask("start", container_id)
 
-    async def remove(self, container_id: str) -> None:
-        """Let it end, and remove it with its unnamed volumes. One that is not there is fine."""
+    async def restart(self, container_id: str) -> None:
         wait = ANSWER_SECONDS + STOP_SECONDS
-        await self._answer("stop", "--time", str(STOP_SECONDS), container_id, seconds=wait)
+        await self._ask("restart", "--time", str(STOP_SECONDS), container_id, seconds=wait)
+
+    async def remove(self, container_id: str, grace_seconds: int | None = None) -> None:
+        """Let it end, and remove it with its unnamed volumes. One that is not there is fine."""
+        grace = STOP_SECONDS if grace_seconds is None else grace_seconds
+        wait = ANSWER_SECONDS + grace
+        await self._answer("stop", "--time", str(grace), container_id, seconds=wait)
         answer = await self._answer("rm", "--force", "--volumes", container_id)
         if answer.code and "no such container" not in answer.error.lower():
             raise self._refused("rm", answer)
+
+    async def follow(self, container_id: str, since: str, *, most: int) -> AsyncGenerator[bytes, None]:
+        """The lines that it prints, each with its time before it, from `since` on (RFC 3339; empty: all), until it
+        ends. Of a line that is longer than `most` bytes, those."""
+        asked = ("logs", "--follow", "--timestamps", *(("--since", since) if since else ()), container_id)
+        async with contextlib.aclosing(lines((*self._words, *asked), part="containers", most=most)) as printed:
+            async for line in printed:
+                yield line
 
     async def last_lines(self, container_id: str) -> str:
         """What it printed last; empty where the engine does not say."""
@@ -108,4 +128,23 @@ def _present(found: Mapping[str, Any]) -> PresentContainer:
         state=str(state["Status"]),
         exit_code=int(state.get("ExitCode") or 0),
         error=str(state.get("Error") or ""),
+        ports=_published(found),
+        restarts=int(found.get("RestartCount") or 0),
+        made_at=_time(found.get("Created")),
     )
+
+
+def _published(found: Mapping[str, Any]) -> dict[int, int]:
+    ports: dict[int, int] = {}
+    for inside, hosts in ((found.get("NetworkSettings") or {}).get("Ports") or {}).items():
+        number, _, protocol = str(inside).partition("/")
+        if hosts and protocol in ("", "tcp"):
+            ports[int(number)] = int(hosts[0]["HostPort"])
+    return ports
+
+
+def _time(written: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(written))
+    except ValueError:
+        return None

@@ -16,7 +16,7 @@ import structlog
 from backplane.domain.deployments import REASON_CHARS, Deployment, DeploymentStatus, Rollout
 from backplane.errors import Unavailable
 from backplane.process.retrying import pauses
-from backplane.process.tasks import for_each
+from backplane.process.tasks import end
 from backplane.settings import fixed
 from backplane.store import DeploymentStore
 from controller.deployments.decision import (
@@ -36,6 +36,8 @@ from controller.leader import Leader
 
 AT_ONCE = 8
 """Deployments that are written at once: each is up to seven requests, one after another."""
+PASS_SECONDS = 5.0
+"""A pass waits no longer for what it began."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between tries to apply what the target does not take: twice as long each time."""
 
@@ -63,6 +65,8 @@ class DeploymentsLoop:
         self._metrics = metrics
         self._logs = LogFollower(store, target)
         self._troubles: dict[str, _Trouble] = {}
+        self._at_work: dict[str, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(AT_ONCE)
         self._complaint = ""
 
     async def run(self) -> None:
@@ -78,6 +82,7 @@ class DeploymentsLoop:
                     self._complain(error.message)
                 await asyncio.sleep(pause)
         finally:
+            await end(*self._at_work.values())
             await self._logs.stop()
             await self._leader.give_up()
             await self._target.close()
@@ -97,16 +102,27 @@ class DeploymentsLoop:
             raise
         self._metrics.saw(deployments, time.monotonic() - began)
         self._troubles = {one.id: self._troubles[one.id] for one in deployments if one.id in self._troubles}
-        await for_each(deployments, self._look_after, parallel=AT_ONCE)
+        await self._look_after_all(deployments)
         if self._leader.is_certain:
             await self._logs.follow(deployments)
         else:
             await self._logs.stop()
         return any(_moves(one) for one in deployments)
 
+    async def _look_after_all(self, deployments: Sequence[Deployment]) -> None:
+        """What takes long (a pull, an end) goes on beside the next pass."""
+        for one in deployments:
+            if one.id not in self._at_work:
+                task = asyncio.create_task(self._look_after(one), name=f"deployment {one.id}")
+                self._at_work[one.id] = task
+                task.add_done_callback(lambda _, id=one.id: self._at_work.pop(id))  # type: ignore[misc]
+        if self._at_work:
+            await asyncio.wait(list(self._at_work.values()), timeout=PASS_SECONDS)
+
     async def _look_after(self, deployment: Deployment) -> None:
         try:
-            await self._make_so(deployment)
+            async with self._room:
+                await self._make_so(deployment)
         except Unavailable as error:
             log.warning("a deployment is not looked after", deployment=deployment.id, error=error.message)
         except Exception as fault:

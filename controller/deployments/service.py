@@ -1,15 +1,20 @@
 """The loop of deployments with what it needs, made of the settings."""
 
 import os
+import shlex
 import socket
 import uuid
+from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
 
+from backplane.containers.engine import ContainerEngine
 from backplane.leases.redis import RedisLease
 from backplane.resources import Resources
 from backplane.settings import Settings
+from controller.deployments.containers.plan import ContainerHost
+from controller.deployments.containers.target import ContainerTarget
 from controller.deployments.kubernetes.objects import ClusterRules
 from controller.deployments.loop import DeploymentsLoop
 from controller.deployments.metrics import DeploymentMetrics
@@ -33,6 +38,10 @@ def deployments_loop(
 
 
 def _target(settings: Settings, platform_id: str) -> DeployTarget:
+    if settings.deploy_target == "container":
+        engine = ContainerEngine(shlex.split(settings.deploy_container_engine))
+        folder = Path(settings.deploy_env_dir) if settings.deploy_env_dir else None
+        return ContainerTarget(engine, ContainerHost(platform_id, settings.deploy_bind, folder))
     # The HTTP library behind them takes 0.2 s and 25 MB.
     from backplane.kubernetes.login import own_namespace  # noqa: PLC0415
     from controller.deployments.kubernetes.target import KubernetesTarget  # noqa: PLC0415

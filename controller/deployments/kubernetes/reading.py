@@ -21,6 +21,7 @@ Json = dict[str, Any]
 HOPELESS_AFTER = timedelta(seconds=30)
 """A pull that failed once may be a registry's hiccup; the node has tried a few times by then."""
 RESTARTS = 3
+LAST_WORDS_CHARS = 400
 _HOPELESS = frozenset(
     {
         *("ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName"),
@@ -32,13 +33,11 @@ _CRASHING = "CrashLoopBackOff"
 
 @dataclass(frozen=True, slots=True)
 class LiveObjects:
-    """What a cluster has of one deployment. `last_words`: by a pod's name, what its container printed before it
-    ended."""
+    """What a cluster has of one deployment."""
 
     objects: Mapping[tuple[str, str], Json] = field(default_factory=dict)
     """By kind and name."""
     pods: Sequence[Json] = ()
-    last_words: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, kind: ObjectKind, name: str) -> Json | None:
         return self.objects.get((kind.name, name))
@@ -80,7 +79,7 @@ def rollout_of(declared: Declared, live: LiveObjects, now: datetime) -> Rollout:
     is_complete = is_seen and updated == wanted and replicas == updated and available == wanted
     content = _annotations(spec["template"]).get(CONTENT)
     new = [pod for pod in live.present_pods if _annotations(pod).get(CONTENT) == content]
-    reasons = [] if is_complete else list(_reasons(made, [*new, *live.present_pods], live.last_words))
+    reasons = [] if is_complete else list(_reasons(made, [*new, *live.present_pods]))
     is_over = any(
         one["type"] == "Progressing" and one["status"] == "False" for one in status.get("conditions", ())
     ) or (not any(map(_is_ready, new)) and (_is_refused_for_long(made, now) or any(_is_hopeless(p, now) for p in new)))
@@ -100,20 +99,12 @@ def rollout_of(declared: Declared, live: LiveObjects, now: datetime) -> Rollout:
     )
 
 
-def crashed_pods(live: LiveObjects) -> Iterator[tuple[str, int]]:
-    """Names of pods whose container has ended and was started again, and how often: their last words say why."""
-    for pod in live.present_pods:
-        for container in pod.get("status", {}).get("containerStatuses", ()):
-            if container["restartCount"] and not container["ready"]:
-                yield pod["metadata"]["name"], container["restartCount"]
-
-
-def _reasons(made: Json, pods: Sequence[Json], last_words: Mapping[str, str]) -> Iterator[str]:
+def _reasons(made: Json, pods: Sequence[Json]) -> Iterator[str]:
     if refused := refusal(made):
         yield f"the cluster makes no pod: {refused}"
     for pod in pods:
         for words in hindrances(_with_status(pod)):
-            printed = last_words.get(pod["metadata"]["name"], "")
+            printed = _last_words(pod)
             yield f"{words}; it printed: {printed}" if printed and "has no node" not in words else words
     for condition in made.get("status", {}).get("conditions", ()):
         if condition["type"] == "Progressing" and condition["status"] == "False":
@@ -149,6 +140,17 @@ def _is_ready(pod: Json) -> bool:
     return any(
         one["type"] == "Ready" and one["status"] == "True" for one in pod.get("status", {}).get("conditions", ())
     )
+
+
+def _last_words(pod: Json) -> str:
+    """What its container printed before it ended: the node puts it into the status, for the agents' containers have
+    the policy FallbackToLogsOnError."""
+    for container in pod.get("status", {}).get("containerStatuses", ()):
+        for state in (container["state"], container.get("lastState", {})):
+            if message := state.get("terminated", {}).get("message"):
+                lines = (line.strip() for line in str(message).splitlines())
+                return " | ".join(filter(None, lines))[-LAST_WORDS_CHARS:]
+    return ""
 
 
 def _with_status(pod: Json) -> Json:

@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 
 from backplane.domain.deployments import LOG_LINE_CHARS, Deployment, PrintedLine
-from backplane.errors import Unavailable
 from backplane.kubernetes.api import ApiRefused, ApiServer, open_api_server
 from backplane.process.tasks import for_each
 from controller.deployments.kubernetes.objects import (
@@ -37,7 +36,6 @@ from controller.deployments.kubernetes.objects import (
 )
 from controller.deployments.kubernetes.reading import (
     LiveObjects,
-    crashed_pods,
     is_as_declared,
     rollout_of,
 )
@@ -47,10 +45,6 @@ from controller.deployments.target import DeployTarget, SeenDeployment
 SECRETS_SECONDS = 15.0
 """How old the known content of a Secret may be."""
 LISTS_AT_ONCE, SECRETS_AT_ONCE = 4, 10
-LAST_WORDS_LINES = 10
-LAST_WORDS_CHARS = 400
-LAST_WORDS_A_LOOK = 20
-"""Crashed pods whose last words are read in one look: a hundred that crash at once must not hold up the look."""
 KINDS_SECONDS = 600.0
 """How often the server is asked for the versions that it knows: it may be upgraded meanwhile."""
 LINE_BYTES = 4 * LOG_LINE_CHARS + 64
@@ -75,7 +69,6 @@ class KubernetesTarget(DeployTarget):
         self._live: dict[str, LiveObjects] = {}
         self._accounts: dict[tuple[str, str], Json] = {}
         self._secrets: dict[tuple[str, str], tuple[float, str]] = {}
-        self._last_words: dict[tuple[str, str], tuple[int, str]] = {}
 
     async def look(self, deployments: Sequence[Deployment]) -> None:
         if not deployments:
@@ -101,7 +94,6 @@ class KubernetesTarget(DeployTarget):
         for pod in found[POD]:
             pods.setdefault(_deployment_id(pod), []).append(pod)
         self._live = {id: LiveObjects(objects.get(id, {}), pods.get(id, ())) for id in {*objects, *pods} if id}
-        await self._read_last_words(api)
 
     def seen(self, deployment: Deployment) -> SeenDeployment:
         live, declared = self._live_of(deployment), self._declared(deployment)
@@ -187,26 +179,6 @@ class KubernetesTarget(DeployTarget):
             raise refused.unavailable("get secrets (k8s/components/deployments)") from None
         return secrets_digest_of([(name, found.get("data") or {})])
 
-    async def _read_last_words(self, api: ApiServer) -> None:
-        crashed = {
-            (pod["metadata"]["namespace"], name): restarts
-            for live in self._live.values()
-            for name, restarts in crashed_pods(live)
-            for pod in live.pods
-            if pod["metadata"]["name"] == name
-        }
-        self._last_words = {key: value for key, value in self._last_words.items() if key in crashed}
-        due = [key for key, restarts in crashed.items() if self._last_words.get(key, (-1, ""))[0] != restarts]
-        for key in due[:LAST_WORDS_A_LOOK]:
-            namespace, name = key
-            query = [("container", CONTAINER), ("previous", "true"), ("tailLines", str(LAST_WORDS_LINES))]
-            try:
-                text = await api.text(f"{POD.path(namespace, name)}/log", query, most=4 * LAST_WORDS_CHARS)
-            except (ApiRefused, Unavailable):
-                text = ""
-            words = " | ".join(filter(None, (line.strip() for line in text.splitlines())))
-            self._last_words[key] = (crashed[key], words[-LAST_WORDS_CHARS:])
-
     def _live_of(self, deployment: Deployment) -> LiveObjects:
         live = self._live.get(deployment.id, LiveObjects())
         objects = dict(live.objects)
@@ -214,10 +186,7 @@ class KubernetesTarget(DeployTarget):
             account = account_name(deployment.effective.manifest.access_tier)
             if (found := self._accounts.get((deployment.namespace, account))) is not None:
                 objects[SERVICE_ACCOUNT.name, account] = found
-        words = {
-            name: text for (namespace, name), (_, text) in self._last_words.items() if namespace == deployment.namespace
-        }
-        return LiveObjects(objects, live.pods, words)
+        return LiveObjects(objects, live.pods)
 
     def _declared(self, deployment: Deployment) -> Declared:
         assert self._kinds is not None

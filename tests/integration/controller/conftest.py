@@ -17,8 +17,11 @@ from backplane.store import Store
 from backplane.workspace.base import WorkspaceStore
 from controller.service import serve
 from tests.integration.controller.receiving import Receiver, receiving
+from tests.podman_images import image, small_limits
 from tests.settings import settings_of
 from tests.submitted import new_run
+
+__all__ = ["image", "small_limits"]
 
 QUICK = {
     "webhook_allow_private": True,

@@ -1,11 +1,7 @@
 """Containers of services by a real engine: started as declared, replaced, removed; what is not ours is not touched."""
 
 import asyncio
-import io
 import json
-import shutil
-import subprocess
-import tarfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +15,7 @@ from backplane.errors import NotFound
 from backplane.settings import fixed
 from controller.services import containers as module
 from tests.integration.controller.conftest import Controllers, Platform, StartPlatform
+from tests.podman_images import podman
 from tests.ports import own_port
 from tests.waiting import wait_until
 
@@ -27,45 +24,6 @@ pytestmark = pytest.mark.slow
 SERVE = ("/bin/sh", "-c", "mkdir -p /www && echo $WORD > /www/index.html && exec httpd -f -p 80 -h /www")
 QUICK = HealthCheck(kind="http", interval_seconds=0.1, timeout_seconds=0.1, failures=2, successes=1)  # type: ignore[arg-type]
 TIMEOUT = 60.0
-
-
-def podman(*words: str, stdin: bytes | None = None) -> str:
-    done = subprocess.run(["podman", *words], input=stdin, capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_limits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Podman asks for more open files than it may have on some machines."""
-    limits = tmp_path_factory.mktemp("podman") / "containers.conf"
-    limits.write_text('[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONTAINERS_CONF", str(limits))
-        yield
-
-
-@pytest.fixture(scope="module")
-def image(small_limits: None) -> Iterator[str]:
-    """Busybox and nothing else, made of this machine's own."""
-    busybox = shutil.which("busybox")
-    if shutil.which("podman") is None or busybox is None:
-        pytest.skip("needs podman and busybox-static")
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        tar.add(busybox, "bin/busybox")
-        for name in ("sh", "mkdir", "echo", "httpd", "sleep"):
-            link = tarfile.TarInfo(f"bin/{name}")
-            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(link)
-    name = f"localhost/agent-service-test:{uuid.uuid4().hex[:8]}"
-    podman("import", "-", name, stdin=packed.getvalue())
-    runs = subprocess.run(["podman", "run", "--rm", name, "/bin/echo", "it runs"], capture_output=True, timeout=120)
-    if runs.returncode or b"it runs" not in runs.stdout:
-        subprocess.run(["podman", "rmi", "--force", name], capture_output=True)
-        pytest.skip(f"podman runs no container here: {runs.stderr.decode()[-300:]}")
-    yield name
-    subprocess.run(["podman", "rmi", "--force", name], capture_output=True)
 
 
 @pytest.fixture

@@ -1,0 +1,183 @@
+"""Containers of one machine as the target of deployments, by Docker or Podman. The networks of access tiers are not
+enforced here, and there is no autoscaler (docs/deployments.md)."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+
+from backplane.containers.engine import ContainerEngine, PresentContainer
+from backplane.domain.deployments import LOG_LINE_CHARS, PORT, Deployment, PrintedLine
+from backplane.errors import Unavailable
+from backplane.process.tasks import for_each
+from controller.deployments.containers.plan import (
+    DEPLOYMENT_LABEL,
+    PLATFORM_LABEL,
+    ContainerHost,
+    ReplicaContainer,
+    changes_of,
+    content_of,
+    number_wanted,
+    replica_words,
+    rollout_of_containers,
+    secret_file,
+)
+from controller.deployments.target import DeployTarget, SeenDeployment, TargetRefused
+
+PROBE_SECONDS = 2.0
+PROBES_AT_ONCE = 20
+FAILURES = 3
+"""Probes in a row after which a replica that ran is restarted."""
+LINE_BYTES = 4 * LOG_LINE_CHARS + 64
+
+
+class ContainerTarget(DeployTarget):
+    def __init__(self, engine: ContainerEngine, host: ContainerHost) -> None:
+        self._engine = engine
+        self._host = host
+        self._there: dict[str, list[ReplicaContainer]] = {}
+        self._failures: dict[str, tuple[int, float]] = {}
+        """By a container's id: probes in a row that failed, and when the last one was."""
+        self._client: httpx.AsyncClient | None = None
+
+    async def look(self, deployments: Sequence[Deployment]) -> None:
+        present = await self._engine.labelled(f"{PLATFORM_LABEL}={self._host.platform_id}")
+        known = {one.id: one for one in deployments}
+        found: dict[str, list[ReplicaContainer]] = {}
+
+        async def look_at(one: PresentContainer) -> None:
+            id = one.labels.get(DEPLOYMENT_LABEL, "")
+            found.setdefault(id, []).append(await self._replica(one, known.get(id)))
+
+        await for_each(present, look_at, parallel=PROBES_AT_ONCE)
+        self._there = found
+        ids = {one.id for one in present}
+        self._failures = {id: value for id, value in self._failures.items() if id in ids}
+
+    def seen(self, deployment: Deployment) -> SeenDeployment:
+        there, wanted = self._there.get(deployment.id, []), number_wanted(deployment)
+        if deployment.effective is None:
+            return SeenDeployment(rollout_of_containers(deployment, 0, "", there, datetime.now(UTC)), True)
+        try:
+            content = self._content(deployment)
+        except TargetRefused:
+            # To apply it says why.
+            content = ""
+        rollout = rollout_of_containers(deployment, wanted, content, there, datetime.now(UTC))
+        changes = changes_of(deployment.object_name, wanted, content, there)
+        return SeenDeployment(rollout, changes.is_empty and (bool(content) or not wanted))
+
+    async def apply(self, deployment: Deployment) -> None:
+        content, wanted = self._content(deployment), number_wanted(deployment)
+        there = self._there.get(deployment.id, [])
+        changes = changes_of(deployment.object_name, wanted, content, there)
+        for one in changes.remove:
+            await self._engine.remove(one.id)
+        try:
+            for one in changes.begin:
+                await self._engine.start(one.id)
+            for name in changes.start:
+                await self._engine.run(replica_words(name, content, deployment, self._host))
+        except Unavailable as error:
+            # The engine answers, or the look would not have ended: it is the image, or a name that is taken.
+            raise TargetRefused(error.message) from None
+
+    async def remove(self, deployment: Deployment) -> str:
+        label = f"{DEPLOYMENT_LABEL}={deployment.id}"
+        for one in await self._engine.labelled(label):
+            if one.labels.get(PLATFORM_LABEL) == self._host.platform_id:
+                await self._engine.remove(one.id, deployment.delete_grace_seconds)
+        left = await self._engine.labelled(label)
+        return f"{len(left)} containers" if left else ""
+
+    def replicas(self, deployment: Deployment) -> Sequence[str]:
+        return [one.present.name for one in self._there.get(deployment.id, ()) if one.present.state != "created"]
+
+    async def printed(
+        self, deployment: Deployment, replica: str, since: datetime | None
+    ) -> AsyncGenerator[PrintedLine, None]:
+        at_first = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if since is not None else ""
+        async with aclosing(self._engine.follow(replica, at_first, most=LINE_BYTES)) as lines:
+            async for line in lines:
+                at, _, text = line.decode("utf-8", "replace").partition(" ")
+                # What has no time is the engine's own word.
+                with suppress(ValueError):
+                    yield PrintedLine(replica, text[:LOG_LINE_CHARS], datetime.fromisoformat(at).astimezone(UTC))
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _replica(self, one: PresentContainer, deployment: Deployment | None) -> ReplicaContainer:
+        if deployment is None or deployment.effective is None:
+            return ReplicaContainer(one)
+        health = deployment.effective.manifest.health
+        if one.state != "running":
+            words = await self._engine.last_lines(one.id)
+            why = f"is {one.state}, exit code {one.exit_code}, restarted {one.restarts} times"
+            return ReplicaContainer(one, words="; ".join(filter(None, (why, one.error, words))))
+        fault = await self._probe(one, health.path)
+        if not fault:
+            self._failures.pop(one.id, None)
+            return ReplicaContainer(one, is_ready=True)
+        words = fault
+        if one.restarts:
+            words = f"{fault}, restarted {one.restarts} times; {await self._engine.last_lines(one.id)}"
+        age = (datetime.now(UTC) - one.made_at).total_seconds() if one.made_at else 0.0
+        if age > health.liveness_delay and self._is_dead(one, health.liveness_period):
+            await self._engine.restart(one.id)
+        return ReplicaContainer(one, words=words)
+
+    def _is_dead(self, one: PresentContainer, period: float) -> bool:
+        """Whether so many probes in a row have failed, a period apart."""
+        failures, last = self._failures.get(one.id, (0, float("-inf")))
+        now = time.monotonic()
+        if now - last >= period:
+            failures, last = failures + 1, now
+        self._failures[one.id] = (failures, last)
+        if failures < FAILURES:
+            return False
+        self._failures[one.id] = (0, now)
+        return True
+
+    async def _probe(self, one: PresentContainer, path: str) -> str:
+        """Why it does not answer; empty: it does."""
+        port = one.ports.get(PORT)
+        if port is None:
+            return "has no port"
+        if self._client is None:
+            self._client = httpx.AsyncClient(timeout=PROBE_SECONDS, follow_redirects=False, trust_env=False)
+        address = f"[{self._host.bind}]" if ":" in self._host.bind else self._host.bind
+        try:
+            async with (
+                asyncio.timeout(PROBE_SECONDS),
+                self._client.stream("GET", f"http://{address}:{port}{path}") as it,
+            ):
+                return "" if 200 <= it.status_code < 400 else f"answers {it.status_code} at {path}"
+        except (httpx.HTTPError, OSError, TimeoutError) as error:
+            return f"does not answer at {path} ({type(error).__name__})"
+
+    def _content(self, deployment: Deployment) -> str:
+        """Raises TargetRefused when a secret is missing."""
+        assert deployment.effective is not None
+        texts = [self._secret(deployment.namespace, name) for name in deployment.effective.manifest.secrets]
+        return content_of(deployment.effective, self._host, texts)
+
+    def _secret(self, namespace: str, name: str) -> str:
+        file = secret_file(self._host, namespace, name)
+        if file is None:
+            raise TargetRefused(f"there is no secret {name}: the controller has no folder DEPLOY_ENV_DIR")
+        try:
+            return _text(file)
+        except OSError:
+            raise TargetRefused(
+                f"there is no secret {name}: no file {namespace}/{name}.env in DEPLOY_ENV_DIR"
+            ) from None
+
+
+def _text(file: Path) -> str:
+    return file.read_text("utf-8")
