@@ -32,16 +32,17 @@ class RolloutLine:
         self._since = time.monotonic()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        line = Text(printable(f"{progress(self.deployment)}  {time.monotonic() - self._since:.0f} s"), style="dim")
+        elapsed = f"{time.monotonic() - self._since:.0f} s"
+        line = Text(printable(progress(self.deployment, elapsed)), style="dim")
         line.truncate(max(options.max_width - 2, 1), overflow="ellipsis")
         self._spinner.update(text=line)
         yield self._spinner
 
 
-def progress(deployment: JsonObject) -> str:
+def progress(deployment: JsonObject, elapsed: str = "") -> str:
     ready = f"{deployment['ready_replicas']} of {deployment['replicas']} ready"
-    reason = f"  {deployment['reason']}" if deployment["reason"] else ""
-    return f"{deployment['status']}  revision {deployment['revision']}  {ready}{reason}"
+    parts = (deployment["status"], f"revision {deployment['revision']}", ready, elapsed, deployment["reason"])
+    return "  ".join(filter(None, parts))
 
 
 async def follow_rollout(

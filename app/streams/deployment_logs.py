@@ -62,9 +62,9 @@ class WatchedLog(Watched[int]):
         self.is_over = False
 
     def take(self, page: LogPage) -> None:
-        if page.lines:
-            self.extend(frames_of(self.deployment_id, self.newest, page), page.lines[-1].number)
-            self.wake()
+        """A page with at least one line."""
+        self.extend(frames_of(self.deployment_id, self.newest, page), page.lines[-1].number)
+        self.wake()
 
     def finish(self) -> None:
         if not self.is_over:
@@ -117,11 +117,20 @@ class DeploymentLogs:
         for name, watched in looked_at.items():
             if name not in last:
                 watched.finish()
-            elif last[name] > watched.newest:
-                try:
-                    watched.take(await self._store.deployments.logs_after(name, watched.newest, PAGE))
-                except NotFound:
-                    watched.finish()
+            else:
+                await self._catch_up(watched, last[name])
+
+    async def _catch_up(self, watched: WatchedLog, last: int) -> None:
+        """Raises Unavailable."""
+        while last > watched.newest:
+            try:
+                page = await self._store.deployments.logs_after(watched.deployment_id, watched.newest, PAGE)
+            except NotFound:
+                watched.finish()
+                return
+            if not page.lines:
+                return
+            watched.take(page)
 
     def _sweep(self) -> None:
         now = asyncio.get_running_loop().time()

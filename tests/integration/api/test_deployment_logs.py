@@ -127,6 +127,16 @@ async def test_a_stream_ends_when_the_deployment_is_gone(api: Api, person: Perso
         assert [frame.event async for frame in received if frame.event] == ["end"]
 
 
+async def test_a_flood_of_lines_reaches_who_watches_at_once(api: Api, person: Person, deployment: Deployment) -> None:
+    async with stream(person, deployment) as received:
+        await printed(api, deployment, "first")
+        assert await lines(received, 1) == [(1, "first")]
+        for number in range(3):
+            await printed(api, deployment, *[f"{number}"] * LOG_BATCH_LINES)
+        found = await lines(received, 3 * LOG_BATCH_LINES)
+    assert [number for number, _ in found] == list(range(2, 3 * LOG_BATCH_LINES + 2))
+
+
 async def test_all_who_watch_a_deployment_get_each_line_once(api: Api, person: Person, deployment: Deployment) -> None:
     async def watch(number: int) -> list[tuple[int | None, str]]:
         async with stream(person, deployment) as received:
