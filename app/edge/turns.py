@@ -6,6 +6,9 @@ little does not keep its turn: a body is read before the call takes one, a strea
 that only waits gives it back when it begins to wait (`give_back`), and files have limits of their own
 (`app.limits.transfers`). What is posted to a hook takes none: nobody knows whose it is before its address is looked up,
 so strangers would hold up one another. The rates of strangers and of hooks bound it.
+
+A call whose client has gone gives up its place in the line. Otherwise clients that ask again after a while would add
+calls faster than they are answered, and all that is worked on would be for nobody.
 """
 
 import asyncio
@@ -18,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import HOOKS, SCOPE_USER, WITH_TOKEN
 from backplane.domain.users import User
+from backplane.process.tasks import end, uninterrupted
 
 AT_ONCE = 4
 """Fewer than the database connections that a process keeps (DATABASE_POOL_SIZE), so that others find one free."""
@@ -68,7 +72,13 @@ class Turns:
         try:
             if _has_body(scope):
                 receive = await _once_arrived(receive)
-            await queue.room.acquire()
+            if queue.room.locked():
+                line = _Line(receive)
+                if not await line.wait_for(queue.room):
+                    return
+                receive = line.receive
+            else:
+                await queue.room.acquire()
             turn.is_taken = True
             await self._app(scope, receive, answer)
         finally:
@@ -76,6 +86,41 @@ class Turns:
             queue.calls -= 1
             if not queue.calls:
                 del self._queues[user_id]
+
+
+class _Line:
+    """A call that waits for its turn, and what its client has sent meanwhile: the end of an empty body at most, and
+    that it has gone."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._messages = deque[Message]()
+
+    async def wait_for(self, room: asyncio.Semaphore) -> bool:
+        """Returns whether the turn is taken; it is not when the client has gone before."""
+        turn = asyncio.create_task(room.acquire(), name="wait for a turn")
+        hang_up = asyncio.create_task(self._hang_up(), name="wait for a hang-up")
+        is_kept = False
+        try:
+            await asyncio.wait({turn, hang_up}, return_when=asyncio.FIRST_COMPLETED)
+            is_kept = not hang_up.done()
+        finally:
+            try:
+                await uninterrupted(end(hang_up, turn))
+            except asyncio.CancelledError:
+                is_kept = False
+                raise
+            finally:
+                if not is_kept and not turn.cancelled():
+                    room.release()
+        return is_kept
+
+    async def receive(self) -> Message:
+        return self._messages.popleft() if self._messages else await self._receive()
+
+    async def _hang_up(self) -> None:
+        while not self._messages or self._messages[-1]["type"] != "http.disconnect":
+            self._messages.append(await self._receive())
 
 
 def give_back(scope: MutableMapping[str, Any]) -> None:

@@ -21,11 +21,13 @@ class Slow:
     def __init__(self, begins: bool = False) -> None:
         self.go = asyncio.Event()
         self.under_way: list[str] = []
+        self.begun = 0
         self._begins = begins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         user_id = scope[SCOPE_USER].id
         self.under_way.append(user_id)
+        self.begun += 1
         if self._begins:
             await send({"type": "http.response.start", "status": 200, "headers": []})
         await self.go.wait()
@@ -33,10 +35,21 @@ class Slow:
 
 
 async def call(
-    app: Turns, user_id: str, path: str = "/agent/runs", method: str = "GET", authorization: bytes = b"Bearer T"
+    app: Turns,
+    user_id: str,
+    path: str = "/agent/runs",
+    method: str = "GET",
+    authorization: bytes = b"Bearer T",
+    gone: asyncio.Event | None = None,
 ) -> None:
+    """`gone`: set when the client hangs up."""
+    sent: list[Message] = [{"type": "http.request", "body": user_id.encode()}]
+
     async def receive() -> Message:
-        return {"type": "http.request"}
+        if sent:
+            return sent.pop()
+        await (gone or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
 
     async def send(_: Message) -> None:
         return None
@@ -67,6 +80,52 @@ async def test_so_many_calls_of_a_user_are_under_way_and_those_of_another_do_not
     assert slow.under_way.count("a") == AT_ONCE
     await ended(slow, calls)
     assert slow.under_way == []
+
+
+async def test_a_call_whose_client_goes_while_it_waits_is_not_worked_on_and_keeps_no_other_back() -> None:
+    slow, gone = Slow(), asyncio.Event()
+    app = Turns(slow)
+    calls = [asyncio.create_task(call(app, "a")) for _ in range(AT_ONCE)]
+    await wait_until(lambda: len(slow.under_way) == AT_ONCE)
+    abandoned = [asyncio.create_task(call(app, "a", "/agent/abandoned", gone=gone)) for _ in range(100)]
+    calls += [asyncio.create_task(call(app, "a")) for _ in range(AT_ONCE)]
+    gone.set()
+    await asyncio.gather(*abandoned)
+    assert len(slow.under_way) == AT_ONCE
+    await ended(slow, calls)
+    assert slow.begun == 2 * AT_ONCE, "what was sent before them and after them was worked on, and nothing else"
+
+
+async def test_a_call_that_is_cut_off_while_it_waits_takes_no_turn_with_it() -> None:
+    slow = Slow()
+    app = Turns(slow)
+    calls = [asyncio.create_task(call(app, "a")) for _ in range(3 * AT_ONCE)]
+    await wait_until(lambda: len(slow.under_way) == AT_ONCE)
+    for waiting in calls[AT_ONCE : 2 * AT_ONCE]:
+        waiting.cancel()
+    await asyncio.wait(calls[AT_ONCE : 2 * AT_ONCE])
+    del calls[AT_ONCE : 2 * AT_ONCE]
+    await ended(slow, calls)
+    slow.go.clear()
+    calls = [asyncio.create_task(call(app, "a")) for _ in range(2 * AT_ONCE)]
+    await wait_until(lambda: len(slow.under_way) == AT_ONCE)
+    await ended(slow, calls)
+
+
+async def test_a_body_that_came_before_the_turn_is_read_after_it() -> None:
+    bodies: list[bytes] = []
+    go = asyncio.Event()
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        await go.wait()
+        bodies.append((await receive())["body"])
+
+    app = Turns(reads)
+    calls = [asyncio.create_task(call(app, "a")) for _ in range(3 * AT_ONCE)]
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(*calls)
+    assert bodies == [b"a"] * 3 * AT_ONCE
 
 
 async def test_a_header_in_another_spelling_gets_no_turns_of_its_own() -> None:
@@ -191,6 +250,8 @@ async def post(app: Turns, arrives: asyncio.Event) -> None:
     parts = [b"first", b"last"]
 
     async def receive() -> Message:
+        if not parts:
+            await asyncio.Event().wait()
         if len(parts) == 1:
             await arrives.wait()
         return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
