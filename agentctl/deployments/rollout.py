@@ -49,8 +49,9 @@ async def follow_rollout(
     client: Client, output: Output, deployment: JsonObject, *, seconds: float, seen: int = 0
 ) -> ExitCode:
     """Until it runs, has failed or stopped, or waits for a person. `seen`: the number of the last event that is known
-    already. GAVE_UP where it waits, or after `seconds`."""
-    line, deadline = RolloutLine(deployment), time.monotonic() + seconds
+    already. GAVE_UP where it waits, or after `seconds`; RUN_FAILED also where another revision runs in the end: the
+    platform went back, an administrator rejected this one, or somebody else made one."""
+    line, deadline, wanted = RolloutLine(deployment), time.monotonic() + seconds, deployment["revision"]
     live: AbstractContextManager[object] = nullcontext()
     if output.live:
         live = Live(line, console=output.out, transient=True, refresh_per_second=8)
@@ -65,6 +66,11 @@ async def follow_rollout(
                 break
             await asyncio.sleep(LOOK_SECONDS)
     output.json_line(deployment) if output.json else output.line(progress(deployment))
+    if deployment["revision"] != wanted:
+        output.note(
+            f"Revision {wanted} was followed by revision {deployment['revision']}: agentctl deployments events."
+        )
+        code = ExitCode.RUN_FAILED if code is ExitCode.OK else code
     if code is ExitCode.GAVE_UP and time.monotonic() >= deadline:
         output.note(f"It is still on its way after {seconds:g} s, and goes on without being watched.")
     return code

@@ -134,7 +134,7 @@ class DeploymentView(BaseModel):
         description="What the target has otherwise than it was declared, a line each.",
         examples=[["spec.replicas: wanted 2, found 5"]],
     )
-    url: str = Field(description="Where others in the cluster reach it.")
+    url: str = Field(description="Where others in the cluster reach it; containers of one machine have no such name.")
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None = Field(description="Since when it is being deleted.")

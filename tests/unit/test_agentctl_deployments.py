@@ -155,6 +155,12 @@ def test_the_end_of_a_rollout_is_the_exit_code(
     assert (ended, changes.get("reason", "") in printed, "message 5" in printed) == (code, True, False)
 
 
+def test_a_rollout_that_ended_with_another_revision_is_no_success(script: Script, agentctl: Agentctl) -> None:
+    script(events(5), deployment(), deployment(revision=4), events(5, 6))
+    code, printed, said = agentctl("deployments", "restart", ID, "--wait")
+    assert (code, "message 6" in printed, "Revision 3 was followed by revision 4" in said) == (1, True, True)
+
+
 def test_a_rollout_that_takes_too_long_is_left_alone(script: Script, agentctl: Agentctl) -> None:
     waits = deployment(status="deploying")
     script(events(), deployment(), *[waits, events()] * 10_000)
