@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import Body, Header, Query, Request, Response
 
-from app.auth import Admin, CurrentUser
+from app.auth import Admin, CurrentUser, admin_only
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
 from app.edge.operations import Operations
@@ -166,7 +166,7 @@ async def change_deployment(
     status_code=202,
     responses={
         200: {"description": "With `force`: it is gone here. What may be left.", "model": ForgottenView},
-        **responses(404, 422),
+        **responses(403, 404, 422),
     },
 )
 async def delete_deployment(
@@ -176,13 +176,15 @@ async def delete_deployment(
     response: Response,
     grace_seconds: Grace = 30,
     force: Annotated[
-        bool, Query(description="Do not wait for the target, which is away for good: something may be left there.")
+        bool, Query(description="For administrators: do not wait for the target, which is away for good.")
     ] = False,
 ) -> DeploymentView | ForgottenView:
     """Delete a deployment. GET answers until a controller has proved that nothing of it is left, then 404."""
     there = await own(context, user, deployment_id)
     deployments = context.resources.store.deployments
     if force:
+        # What goes on in the target counts for nobody any more: else each user could have as much of it as one likes.
+        await admin_only(user)
         await deployments.forget(there.id)
         response.status_code = 200
         return ForgottenView(

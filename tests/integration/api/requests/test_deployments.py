@@ -245,9 +245,16 @@ async def test_it_is_there_until_a_controller_proved_that_nothing_is_left(deploy
     await made(ada)
 
 
-async def test_it_is_forgotten_by_force_and_the_answer_says_what_may_be_left(ada: Person) -> None:
-    deployment = await made(ada)
-    gone = await ada.http.delete(f"{URL}/{deployment['id']}", params={"force": True})
+async def test_its_user_cannot_leave_behind_what_runs_by_force(ada: Person) -> None:
+    url = f"{URL}/{(await made(ada))['id']}"
+    refused = await ada.http.delete(url, params={"force": True})
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    assert (await ada.http.get(url)).json()["deleted_at"] is None
+
+
+async def test_it_is_forgotten_by_force_and_the_answer_says_what_may_be_left(deploying: Api, ada: Person) -> None:
+    deployment, admin = await made(ada), await deploying.person(Tier.ADMIN)
+    gone = await admin.http.delete(f"{URL}/{deployment['id']}", params={"force": True})
     assert (gone.status_code, deployment["id"] in gone.json()["left"]) == (200, True)
     assert (await ada.http.get(f"{URL}/{deployment['id']}")).status_code == 404
 
