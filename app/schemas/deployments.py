@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from app.schemas.described import DescribedAs
 from app.schemas.fields import ID_PATTERN, JsonObject, NextCursor, NextNumber, StrictRequest, Text
@@ -12,6 +12,7 @@ from backplane.domain.agent_manifest import AccessTier
 from backplane.domain.deployments import (
     AGENT_ID_PATTERN,
     GRACE_MAX_SECONDS,
+    IMAGE_CHARS,
     IMAGE_PATTERN,
     NAMESPACE_PATTERN,
     Approval,
@@ -22,6 +23,7 @@ from backplane.domain.deployments import (
     Revision,
     RevisionOutcome,
     explanation,
+    image_of_registry,
 )
 from backplane.domain.manifest_form import REPLICAS_MAX, ManifestForm
 
@@ -54,7 +56,11 @@ WaitSeconds = Annotated[
 Grace = Annotated[int, Query(ge=0, le=GRACE_MAX_SECONDS, description="How long its replicas have to end, in seconds.")]
 
 ManifestObject = Annotated[JsonObject, DescribedAs(ManifestForm)]
-_IMAGE_FIELD = Field(pattern=IMAGE_PATTERN, description="What its replicas run.", examples=[_IMAGE])
+_Image = Annotated[
+    str,
+    Field(pattern=IMAGE_PATTERN, max_length=IMAGE_CHARS, description="What its replicas run.", examples=[_IMAGE]),
+    AfterValidator(image_of_registry),
+]
 
 
 class NewDeploymentRequest(StrictRequest):
@@ -66,14 +72,14 @@ class NewDeploymentRequest(StrictRequest):
         description="Made where it is missing. It is the first user's who names it.",
         examples=["team-a"],
     )
-    image: Annotated[str, _IMAGE_FIELD]
+    image: _Image
     manifest: ManifestObject = Field(description="Of the agent (OSSA).", examples=[EXAMPLE_MANIFEST])
 
 
 class DeploymentChangeRequest(StrictRequest):
     """What is left out stays as it is."""
 
-    image: Annotated[str, _IMAGE_FIELD] | None = None
+    image: _Image | None = None
     manifest: ManifestObject | None = Field(None, description="Of the agent (OSSA); the whole of it.")
 
 

@@ -27,7 +27,19 @@ NAMESPACE_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 RESERVED_NAMESPACES = frozenset({"default", "agents", "agents-tools"})
 """The platform's own, and the one that everybody is in who names none. Those that begin with `kube-` are the
 cluster's."""
-IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}$"
+IMAGE_PATTERN = (
+    r"^([A-Za-z0-9][A-Za-z0-9.-]{0,252}(:[0-9]{1,5})?/)?[a-z0-9][a-z0-9._-]{0,127}(/[a-z0-9][a-z0-9._-]{0,127}){0,7}"
+    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$"
+)
+"""REGISTRY/NAME:TAG@DIGEST. A path of the engine's machine (`dir:/PATH`) is none."""
+IMAGE_CHARS = 500
+_TRANSPORTS = frozenset(
+    {
+        *("atomic", "containers-storage", "dir", "docker", "docker-archive", "docker-daemon", "oci", "oci-archive"),
+        *("ostree", "sif", "tarball"),
+    }
+)
+"""What stands before such a colon, an engine may take as the way to an image and not as its name."""
 NAMESPACES_MAX = 20
 """Of a user. A namespace stays its user's, for what is in the cluster's namespace is not deleted with a deployment."""
 REVISIONS_KEPT = 50
@@ -283,6 +295,14 @@ def namespace_fault(namespace: str, reserved: Collection[str] = RESERVED_NAMESPA
     if namespace in reserved or namespace in RESERVED_NAMESPACES or namespace.startswith("kube-"):
         return f"the namespace {namespace} is not for deployments; choose another name"
     return None
+
+
+def image_of_registry(image: str) -> str:
+    """The image. Raises ValueError where an engine would look for it on its own machine."""
+    name = image.partition(":")[0]
+    if name in _TRANSPORTS:
+        raise ValueError(f"{name}: is no registry; give REGISTRY/NAME:TAG, such as docker.io/library/{name}:TAG")
+    return image
 
 
 def approval_reason(deployment: Deployment) -> str:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from backplane.containers.engine import PresentContainer
+from backplane.containers.program import PROXY_NAMES
 from backplane.domain.deployments import PORT, REASON_CHARS, Deployment, Revision, Rollout
 from backplane.domain.quantities import cpu_millis, memory_bytes
 from controller.deployments.target import replicas_wanted
@@ -151,7 +152,8 @@ def replica_words(name: str, content: str, deployment: Deployment, host: Contain
         "tier": manifest.access_tier.value,
     }
     address = f"[{host.bind}]" if ":" in host.bind else host.bind
-    environment = {**manifest.environment, "PORT": str(PORT)}
+    # Engines hand their own proxies on inside, with the passwords in them, where nothing else is set.
+    environment = {**dict.fromkeys(PROXY_NAMES, ""), **manifest.environment, "PORT": str(PORT)}
     # `--entrypoint` takes one word; what follows it stands before the arguments.
     command, *rest = manifest.command or ("",)
     return [
