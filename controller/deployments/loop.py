@@ -7,6 +7,7 @@ not as declared. A target that refuses or does not answer is asked again with gr
 
 import asyncio
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,7 +36,8 @@ from controller.deployments.target import DeployTarget, TargetRefused
 from controller.leader import Leader
 
 AT_ONCE = 8
-"""Deployments that are written at once: each is up to seven requests, one after another."""
+"""Deployments of a user that are written at once: each is up to seven requests, one after another. Of a user, for a
+registry that never answers keeps them for long, and is to keep nobody else's."""
 PASS_SECONDS = 5.0
 """A pass waits no longer for what it began."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -66,7 +68,9 @@ class DeploymentsLoop:
         self._logs = LogFollower(store, target)
         self._troubles: dict[str, _Trouble] = {}
         self._at_work: dict[str, asyncio.Task[None]] = {}
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._versions: dict[str, int] = {}
+        """Of those at work: as they were wanted when that began."""
+        self._rooms = weakref.WeakValueDictionary[str, asyncio.Semaphore]()
         self._complaint = ""
 
     async def run(self) -> None:
@@ -110,18 +114,27 @@ class DeploymentsLoop:
         return any(_moves(one) for one in deployments)
 
     async def _look_after_all(self, deployments: Sequence[Deployment]) -> None:
-        """What takes long (a pull, an end) goes on beside the next pass."""
+        """What takes long (a pull, an end) goes on beside the next pass, until something else is wanted."""
         for one in deployments:
+            if one.id in self._at_work and self._versions[one.id] != one.version:
+                task = self._at_work[one.id]
+                await end(task)
+                self._is_done(one.id, task)
             if one.id not in self._at_work:
                 task = asyncio.create_task(self._look_after(one), name=f"deployment {one.id}")
-                self._at_work[one.id] = task
-                task.add_done_callback(lambda _, id=one.id: self._at_work.pop(id))  # type: ignore[misc]
+                self._at_work[one.id], self._versions[one.id] = task, one.version
+                task.add_done_callback(lambda done, id=one.id: self._is_done(id, done))  # type: ignore[misc]
         if self._at_work:
             await asyncio.wait(list(self._at_work.values()), timeout=PASS_SECONDS)
 
+    def _is_done(self, id: str, task: "asyncio.Task[None]") -> None:
+        if self._at_work.get(id) is task:
+            del self._at_work[id], self._versions[id]
+
     async def _look_after(self, deployment: Deployment) -> None:
         try:
-            async with self._room:
+            room = self._rooms.setdefault(deployment.user_id, asyncio.Semaphore(AT_ONCE))
+            async with room:
                 await self._make_so(deployment)
         except Unavailable as error:
             log.warning("a deployment is not looked after", deployment=deployment.id, error=error.message)
