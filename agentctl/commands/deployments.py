@@ -194,13 +194,14 @@ def resume(
 @app.command()
 def approve(
     deployment: DeploymentArgument,
-    revision: Annotated[int | None, typer.Option(min=1, help="The revision that is meant; else the newest.")] = None,
+    revision: Annotated[int, typer.Option(min=1, help="The revision that you looked at; another one is refused.")],
     wait: WaitFlag = False,
     timeout: Timeout = 900,
     json_output: JsonFlag = False,
 ) -> None:
-    """Let the newest revision run. For administrators."""
-    _decide(Output(json_output), deployment, {"decision": "approve"}, revision, timeout if wait else None)
+    """Let a revision run that waits for approval. For administrators."""
+    decision = {"decision": "approve", "revision": revision}
+    _act(Output(json_output), deployment, "decision", decision, timeout if wait else None)
 
 
 @app.command()
@@ -211,7 +212,8 @@ def reject(
     json_output: JsonFlag = False,
 ) -> None:
     """Refuse the newest revision; what ran before goes on. For administrators."""
-    _decide(Output(json_output), deployment, {"decision": "reject", "reason": reason}, revision, None)
+    meant = {} if revision is None else {"revision": revision}
+    _act(Output(json_output), deployment, "decision", {"decision": "reject", "reason": reason, **meant}, None)
 
 
 @app.command()
@@ -357,16 +359,6 @@ def _act(output: Output, given: str, action: str, body: JsonObject | None, secon
     if seconds is None:
         output.document(done) if output.json else output.line(f"{given}: {progress(done)}")
     _exit(code)
-
-
-def _decide(output: Output, given: str, decision: JsonObject, revision: int | None, seconds: float | None) -> None:
-    """Of the revision that is the newest now: one that comes in between is not decided on unseen."""
-
-    async def newest(client: Client) -> int:
-        return int((await client.deployment(await whole_deployment_id(client, given)))["revision"])
-
-    number = call(output, newest) if revision is None else revision
-    _act(output, given, "decision", {**decision, "revision": number}, seconds)
 
 
 async def _last_event(client: Client, deployment_id: str) -> int:

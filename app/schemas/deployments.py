@@ -95,8 +95,8 @@ class RollbackRequest(StrictRequest):
 
 class ApproveRevision(StrictRequest):
     decision: Literal["approve"]
-    revision: int | None = Field(
-        None, ge=1, le=2**31 - 1, description="The revision that is meant: refused where another one waits by now."
+    revision: int = Field(
+        ge=1, le=2**31 - 1, description="The revision that was looked at: refused where another one waits by now."
     )
 
 

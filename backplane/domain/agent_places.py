@@ -34,16 +34,16 @@ _NONE = UsersPlaces(0)
 
 
 def gives_place(
-    user_id: str, held: timedelta, waiting: Sequence[WaitingAgent], users: Mapping[str, UsersPlaces]
+    user_id: str, placed: timedelta, waiting: Sequence[WaitingAgent], users: Mapping[str, UsersPlaces]
 ) -> bool:
-    """Whether an agent of this user, whose turn is over, gives its place up. `held`: for how long it has it. `users`:
+    """Whether an agent of this user, whose turn is over, gives its place up. `placed`: for how long it has it. `users`:
     all that have places in the pool.
 
     It does for an agent of the same user, or of one with fewer places, so that users come to equal shares. Those that
     have their places for longest go first, one for each that waits. Their turns may last, so after another PLACE_FOR
     whoever is the first to end a turn goes."""
     entitled = _entitled(user_id, waiting, users)
-    if held < PLACE_FOR or not entitled:
+    if placed < PLACE_FOR or not entitled:
         return False
     before = sum(places.earlier for user, places in users.items() if _entitled(user, waiting, users))
     return before < len(entitled) or max(one.waits for one in entitled) >= 2 * PLACE_FOR

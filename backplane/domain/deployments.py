@@ -310,8 +310,8 @@ def approval_reason(deployment: Deployment) -> str:
     current, running = deployment.current, deployment.effective
     meanwhile = f"; revision {running.number} goes on meanwhile" if running else ""
     return (
-        f"revision {current.number} waits for an administrator, since its access tier is "
-        f"{current.manifest.access_tier.value}: agentctl deployments approve {deployment.id}{meanwhile}"
+        f"revision {current.number} waits until an administrator approves it, since its access tier is "
+        f"{current.manifest.access_tier.value}{meanwhile}"
     )
 
 

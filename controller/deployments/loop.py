@@ -40,8 +40,9 @@ AT_ONCE = 8
 registry that never answers keeps them for long, and is to keep nobody else's."""
 PASS_SECONDS = 5.0
 """A pass waits no longer for what it began."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between tries to apply what the target does not take: twice as long each time."""
+FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_UNAVAILABLE = 1.0, 60.0, 5.0
+"""Seconds between tries to apply what the target does not take: twice as long each time. The last one is for a target
+that does not answer, or not yet: a namespace that is being deleted is gone soon."""
 
 log = structlog.get_logger()
 
@@ -234,7 +235,8 @@ class DeploymentsLoop:
 
     def _failed(self, deployment: Deployment, reason: str, *, is_refused: bool) -> None:
         before = self._troubles.get(deployment.id)
-        pause = min(2 * before.pause, LONGEST_PAUSE) if before else FIRST_PAUSE
+        longest = LONGEST_PAUSE if is_refused else LONGEST_PAUSE_UNAVAILABLE
+        pause = min(2 * before.pause, longest) if before else FIRST_PAUSE
         trouble = _Trouble(deployment.version, reason, is_refused, time.monotonic() + pause, pause)
         self._troubles[deployment.id] = trouble
         if before is None or before.reason != reason:

@@ -59,7 +59,7 @@ OPERATIONS = sorted(operations(PATHS))
 OF_AN_AGENT = [operation for operation in OPERATIONS if "{agent_id}" in operation[1]]
 OF_A_DEPLOYMENT = [operation for operation in OPERATIONS if "{deployment_id}" in operation[1]]
 OF_A_RUN = [operation for operation in OPERATIONS if "{run_id}" in operation[1]]
-PARTLY_FOR_ADMINS = {("POST", "/agent/bulk")}
+PARTLY_FOR_ADMINS = {("POST", "/agent/bulk"), ("DELETE", "/api/deployments/{deployment_id}")}
 """Users may call it, and of what its body may ask, one action is for administrators (tests of bulk actions)."""
 FOR_ADMINS = [
     (method, path)
@@ -180,7 +180,7 @@ async def call(
         "/api/deployments/{deployment_id}": {"image": "mine:1"},
         "/api/deployments/{deployment_id}/scale": {"replicas": 1},
         "/api/deployments/{deployment_id}/rollback": {},
-        "/api/deployments/{deployment_id}/decision": {"decision": "approve"},
+        "/api/deployments/{deployment_id}/decision": {"decision": "approve", "revision": 1},
         "/api/v1/agents/pools/{pool}/agents": {"name": "mine"},
         "/api/v1/agents/{agent_id}": {"model": None},
         "/api/v1/agents/{agent_id}/messages": {"text": "hello"},

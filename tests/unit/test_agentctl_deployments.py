@@ -231,10 +231,11 @@ def test_an_action_is_asked_for(
     assert (json.loads(api.requests[0].body) if api.requests[0].body else None) == body
 
 
-def test_an_approval_names_the_revision_that_is_the_newest_now(script: Script, agentctl: Agentctl) -> None:
-    api = script(deployment(revision=7), deployment(revision=7))
-    assert agentctl("deployments", "approve", ID)[0] == 0
-    assert json.loads(api.requests[1].body) == {"decision": "approve", "revision": 7}
+def test_an_approval_without_the_revision_that_was_looked_at_is_refused(script: Script, agentctl: Agentctl) -> None:
+    api = script()
+    code, _, error = agentctl("deployments", "approve", ID)
+    assert (code, "--revision" in error) == (2, True)
+    assert api.requests == []
 
 
 def test_a_number_of_replicas_that_cannot_be_is_refused_before_any_call(script: Script, agentctl: Agentctl) -> None:

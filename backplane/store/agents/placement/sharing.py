@@ -24,8 +24,8 @@ def must_give(connection: Connection, agent: Row[Any]) -> bool:
     """Whether an agent whose turn is over gives its place up now. `agent`: its locked row."""
     if agent.process_id is None or agent.placed_at is None:
         return False
-    held = datetime.now(UTC) - agent.placed_at
-    if held < PLACE_FOR:
+    placed = datetime.now(UTC) - agent.placed_at
+    if placed < PLACE_FOR:
         return False
     now = database_now(connection)
     live = live_processes(connection, agent.pool, now)
@@ -42,7 +42,7 @@ def must_give(connection: Connection, agent: Row[Any]) -> bool:
     ]
     if not waiting:
         return False
-    return gives_place(agent.user_id, held, waiting, _users(connection, agent.pool, agent.placed_at))
+    return gives_place(agent.user_id, placed, waiting, _users(connection, agent.pool, agent.placed_at))
 
 
 def is_behind(connection: Connection, agent: Row[Any]) -> bool:

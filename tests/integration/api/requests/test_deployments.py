@@ -96,7 +96,7 @@ async def test_another_users_deployment_and_none_are_answered_alike(deploying: A
         assert [answer.status_code for answer in answers] == [404, 404], (method, path)
         details = [answer.json()["detail"].replace(deployment["id"], NOBODYS) for answer in answers]
         assert details[0] == details[1]
-    decision = await eve.http.post(f"{URL}/{deployment['id']}/decision", json={"decision": "approve"})
+    decision = await eve.http.post(f"{URL}/{deployment['id']}/decision", json={"decision": "approve", "revision": 1})
     assert decision.status_code == 403
     assert (await eve.http.get(URL)).json()["deployments"] == []
     assert (await ada.http.get(f"{URL}/{deployment['id']}")).json() == deployment
