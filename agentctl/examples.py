@@ -20,6 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "agentctl run report.md --planner runbook --no-follow --json",
         "agentctl run train.md --planner runbook --queue gpu",
         """agentctl run --handler weekly-report --input '{"week": 48}'""",
+        """agentctl run --deployment report-writer --input '{"week": 48}'""",
     ),
     "validate": ("agentctl validate plan.yaml", "agentctl validate report.md --json"),
     "handlers": ("agentctl handlers", "agentctl handlers weekly-report"),

@@ -4,6 +4,7 @@ import json
 import os
 import posixpath
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,26 +20,29 @@ def new_run_of(
     max_retries: int | None,
     metadata: list[str],
     *,
-    handler: str | None = None,
+    carrier: Mapping[str, str | None] | None = None,
     given: str | None = None,
 ) -> JsonObject:
-    """The body of the create call, without its action. `given`: the handler's input, as `input_of` reads it. Raises
-    CommandError(USAGE)."""
-    if prompt is None and plan is None and handler is None:
+    """The body of the create call, without its action. `carrier`: what carries it out in place of a plan, `handler` or
+    `deployment` and its name. `given`: the carrier's input, as `input_of` reads it. Raises CommandError(USAGE)."""
+    carriers = {kind: name for kind, name in (carrier or {}).items() if name is not None}
+    if prompt is None and plan is None and not carriers:
         raise CommandError(
             ExitCode.USAGE,
-            "Nothing to do: give a prompt, a file, - for standard input, --plan FILE, or --handler NAME.",
+            "Nothing to do: give a prompt, a file, - for standard input, --plan FILE, --handler NAME, or "
+            "--deployment NAME.",
         )
-    if given is not None and handler is None:
-        raise CommandError(ExitCode.USAGE, "--input is for a handler: name it with --handler.")
+    if given is not None and not carriers:
+        raise CommandError(
+            ExitCode.USAGE, "--input is for a handler or a deployed agent: name it with --handler or --deployment."
+        )
     body: JsonObject = {}
     if prompt is not None:
         body["prompt"] = text_of(prompt)
     elif plan is not None:
         body["prompt"] = f"Carry out {plan.name}."
-    if handler is not None:
-        body["handler"] = handler
-        body["input"] = None if given is None else input_of(given)
+    if carriers:
+        body |= {**carriers, "input": None if given is None else input_of(given)}
     if plan is not None:
         body["plan"] = read_plan(plan)
     if timeout is not None:

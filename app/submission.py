@@ -16,15 +16,18 @@ import structlog
 from app.known_tools import KnownTools
 from app.schemas.execute import ForkRun, NewRun
 from backplane.domain.decisions import Decision, DecisionStatus
+from backplane.domain.deployed_call import plan_of_call
 from backplane.domain.derived_runs import NewFork
 from backplane.domain.models import ModelName
 from backplane.domain.runs import DEFAULT_QUEUE, Changed, Run, RunStatus, new_run_id
 from backplane.domain.users import User
 from backplane.domain.webhooks import check_public_url
 from backplane.errors import (
+    Conflict,
     Fault,
     InvalidInput,
     InvalidPlan,
+    NotFound,
     QueueFull,
     StorageExceeded,
     TooLarge,
@@ -63,15 +66,16 @@ class Submission(RunActions):
         self._settings = settings
 
     async def create(self, user: User, new: NewRun, idempotency_key: str | None, *, start: bool) -> Run:
-        """Raises InvalidInput, InvalidPlan, TooLarge, StorageExceeded, IdempotencyKeyReused, QueueFull, Unavailable
-        (database)."""
+        """Raises InvalidInput, InvalidPlan, NotFound and Conflict (of a deployment), TooLarge, StorageExceeded,
+        IdempotencyKeyReused, QueueFull, Unavailable (database)."""
         await self._check(new)
         idempotency = idempotency_of(idempotency_key, [_as_asked(new), start])
         try:
-            plan = await self._known_tools.parse(new.plan, new.mcp_servers or ()) if new.plan is not None else None
+            steps = new.plan if new.deployment is None else await self.plan_of_deployment(user, new)
+            plan = await self._known_tools.parse(steps, new.mcp_servers or ()) if steps is not None else None
             if new.handler is not None:
                 await self._known_tools.check_handler(new.handler, new.input)
-        except InvalidInput:
+        except (InvalidInput, NotFound, Conflict):
             if earlier := await self._made_before(user, idempotency):
                 return earlier
             raise
@@ -95,7 +99,7 @@ class Submission(RunActions):
             budget=new.budget.model_dump(exclude_none=True) if new.budget else None,
             mcp_servers=new.mcp_servers,
             handler=new.handler,
-            input=new.input,
+            input=new.input if new.deployment is None else None,
         )
         try:
             await self._storage_limits.check_new_run(user.id)
@@ -111,6 +115,12 @@ class Submission(RunActions):
             if idempotency and (earlier := await self._store.runs.made_before(user.id, *idempotency)):
                 return earlier
             raise
+
+    async def plan_of_deployment(self, user: User, new: NewRun) -> dict[str, Any]:
+        """The plan of a run that a deployed agent carries out. Raises NotFound, Conflict, Unavailable (database)."""
+        assert new.deployment is not None
+        deployment = await self._store.deployments.named(user.id, new.deployment)
+        return plan_of_call(deployment, new.input, new.timeout_seconds or self._settings.run_timeout_seconds)
 
     async def _made_before(self, user: User, idempotency: tuple[str, str] | None) -> Run | None:
         """The run that this very request made when it came first: the workers may have been others then."""
@@ -203,7 +213,7 @@ class Submission(RunActions):
         if unknown:
             there = ", ".join(sorted(settings.mcp_servers)) or "none"
             yield Fault("mcp_servers", f"mcp_servers: there is no {unknown[0]!r}; known (MCP_SERVERS): {there}")
-        yield from _faults_of_handler(new)
+        yield from _faults_of_carrier(new)
         if (found := self._metadata_fault(new)) is not None:
             yield Fault("metadata", found)
 
@@ -265,7 +275,7 @@ class Submission(RunActions):
             )
 
 
-_AS_BEFORE = (("queue", DEFAULT_QUEUE), ("handler", None), ("input", None))
+_AS_BEFORE = (("queue", DEFAULT_QUEUE), ("handler", None), ("deployment", None), ("input", None))
 """What a request of an older release says by leaving it out."""
 
 
@@ -276,14 +286,19 @@ def _as_asked(new: NewRun) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if (name, value) not in _AS_BEFORE}
 
 
-def _faults_of_handler(new: NewRun) -> Iterator[Fault]:
-    if new.handler is None:
+def _faults_of_carrier(new: NewRun) -> Iterator[Fault]:
+    """Of what carries a run out in place of a plan."""
+    if new.handler is None and new.deployment is None:
         if new.input is not None:
-            yield Fault("input", "input: it is for a handler; name one (`handler`), or leave it out")
+            message = "it is for a handler or a deployed agent; name one (`handler`, `deployment`), or leave it out"
+            yield Fault("input", f"input: {message}")
         return
+    carrier = "a handler" if new.handler is not None else "a deployment"
+    if new.handler is not None and new.deployment is not None:
+        yield Fault("deployment", "deployment: the run has a handler; leave one of the two out")
     for name in ("plan", "planner"):
         if getattr(new, name) is not None:
-            yield Fault(name, f"{name}: a run with a handler has no plan; leave one of the two out")
+            yield Fault(name, f"{name}: a run with {carrier} has no plan; leave one of the two out")
     most = fixed.HANDLER_VALUE_MAX_BYTES
     if len(json.dumps(new.input)) > most:
         yield Fault("input", f"input: at most {most} bytes of JSON; put large data into a file of the run")

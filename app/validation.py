@@ -18,7 +18,7 @@ from backplane.domain.plans import MAX_STEPS
 from backplane.domain.runbook import Block, blocks_of, has_fence, note_on_planner
 from backplane.domain.users import User
 from backplane.domain.validation_messages import HINTS, sentence_of
-from backplane.errors import FAULTS_SHOWN, Fault, InvalidInput, InvalidPlan, dotted
+from backplane.errors import FAULTS_SHOWN, Conflict, Fault, InvalidInput, InvalidPlan, NotFound, dotted
 from backplane.input.parsing import Parser
 
 GIVEN = "given"
@@ -67,7 +67,7 @@ class Validator:
 
     async def forecast(self, user: User, new: NewRun) -> Forecast:
         """The forecast of a run that was made. A prompt is read only where both planners may take it."""
-        if new.plan is not None:
+        if new.plan is not None or new.deployment is not None:
             return Forecast(GIVEN)
         if new.handler is not None:
             return Forecast(None)
@@ -94,7 +94,13 @@ class Validator:
         known = await self._known_tools.known(at_most_seconds_old=0)
         steps: list[PlannedStep] = []
         forecast = Forecast(None)
-        if isinstance(plan := given.get("plan"), dict):
+        plan = given.get("plan")
+        if new is not None and new.deployment is not None and not faults:
+            try:
+                plan = await self._submission.plan_of_deployment(user, new)
+            except (NotFound, Conflict) as error:
+                faults.append(Fault("deployment", f"deployment: {error.message}"))
+        if isinstance(plan, dict):
             forecast = Forecast(GIVEN)
             if not any((fault.field or "").partition(".")[0] == "plan" for fault in faults):
                 steps = _steps_of(plan)
@@ -104,7 +110,7 @@ class Validator:
                 await self._known_tools.check_handler(new.handler, new.input)
             except InvalidInput as error:
                 faults += error.faults
-        elif new is not None and not faults:
+        elif new is not None and new.deployment is None and not faults:
             try:
                 forecast = await self._of_prompt(user, new, known)
                 steps = [PlannedStep(**_shown(block.step), line=block.line) for block in forecast.blocks]

@@ -23,6 +23,7 @@ from worker.tools.artifact_read import ArtifactRead
 from worker.tools.artifact_write import ArtifactWrite
 from worker.tools.base import Tool
 from worker.tools.browser import Browser
+from worker.tools.deployed_agent import DeployedAgent
 from worker.tools.forget import Forget
 from worker.tools.http_fetch import HttpFetch, HttpRequest
 from worker.tools.recall import Recall
@@ -34,7 +35,7 @@ FOLDER = ROOT / "docs" / "reference"
 PRODUCT = ("app", "backplane", "controller", "worker")
 NOTE = "<!-- Written by `python -m checks.reference --write`. -->"
 OTHER_TOOLS: tuple[type[Tool], ...] = (
-    *(HttpFetch, HttpRequest, Browser, AgentTool, Remember, Recall, Forget),
+    *(HttpFetch, HttpRequest, Browser, AgentTool, DeployedAgent, Remember, Recall, Forget),
     *(ArtifactWrite, ArtifactRead, ArtifactList, ArtifactDelete),
 )
 GIVEN_BY = {"RunError": 0, "_failed": 0, "_Ended": 0, "_AgentStopped": 0, "problem": 1}

@@ -86,9 +86,10 @@ async def open_worker_context(
     """Raises InvalidInput when the settings cannot be used, and PluginRefused. `resources.slots.run()` must be running
     before a model is asked."""
     resources, metrics = process.resources, process.metrics
+    artifacts, deployments = resources.artifacts, resources.store.deployments
     async with (
         open_gateway(settings, resources.slots, resources.buckets, metrics, resources.store.model_servers) as gateway,
-        open_tools(settings, installed.tools, resources.artifacts, embedder_of(settings, gateway)) as tools,
+        open_tools(settings, installed.tools, artifacts, embedder_of(settings, gateway), deployments) as tools,
     ):
         yield WorkerContext(
             worker_id=process.worker_id,

@@ -35,7 +35,12 @@ def run(
     handler: Annotated[
         str | None, typer.Option(metavar="NAME", help="The function that carries it out, in place of a plan.")
     ] = None,
-    input: Annotated[str | None, typer.Option(metavar="JSON|@FILE", help="What the handler is given.")] = None,
+    deployment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The deployed agent that carries it out, or its deployment's id.")
+    ] = None,
+    input: Annotated[
+        str | None, typer.Option(metavar="JSON|@FILE", help="What the handler or the deployed agent is given.")
+    ] = None,
     file: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH[:NAME]", help="Put this file into the workspace first. May be given often."),
@@ -74,7 +79,8 @@ def run(
     relative path there; NAME gives it another.
     """
     output = Output(json_output)
-    new_run = new_run_of(prompt, plan, timeout, max_retries, metadata or [], handler=handler, given=input)
+    carrier = {"handler": handler, "deployment": deployment}
+    new_run = new_run_of(prompt, plan, timeout, max_retries, metadata or [], carrier=carrier, given=input)
     if webhook is not None:
         new_run["webhook_url"] = webhook
     budget = {"usd": budget_usd, "tokens": budget_tokens, "steps": budget_steps, "seconds": budget_seconds}

@@ -34,6 +34,7 @@ _ID = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
 _EXAMPLES = {
     "create": {"value": {"action": "create", "prompt": EXAMPLE_PROMPT}},
     "run with a plan": {"value": {"action": "run", "prompt": "count words", "plan": EXAMPLE_PLAN}},
+    "run a deployed agent": {"value": {"action": "run", "deployment": "report-writer", "input": {"week": 48}}},
     "start": {"value": {"action": "start", "run_id": _ID}},
     "cancel": {"value": {"action": "cancel", "run_id": _ID}},
     "retry": {"value": {"action": "retry", "run_id": _ID}},

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from app.schemas.described import DescribedAs
 from app.schemas.fields import JsonObject, JsonValue, RunId, StrictRequest, Text
 from backplane.domain.budgets import RunBudget
+from backplane.domain.deployments import DEPLOYMENT_PATTERN
 from backplane.domain.plans import MAX_NAMES, Plan
 from backplane.domain.runs import AGENT_PATTERN, DEFAULT_QUEUE, HANDLER_PATTERN, QUEUE_PATTERN
 from backplane.domain.webhooks import URL_MAX_CHARS, check_url
@@ -25,7 +26,8 @@ EXAMPLE_PLAN = {
 
 
 HANDLER_PROMPT_CHARS = 100
-"""Of the prompt that a run with a handler gets in place of one: a name that is too long is refused by its own field."""
+"""Of the prompt that a run with a handler or a deployment gets in place of one: a name that is too long is refused by
+its own field."""
 
 GivenPlan = Annotated[JsonObject, DescribedAs(Plan)]
 
@@ -72,7 +74,7 @@ AgentName = Annotated[
 
 
 def _without_required_prompt(schema: dict[str, Any]) -> None:
-    """A run with a handler needs no prompt."""
+    """A run with a handler or a deployed agent needs no prompt."""
     schema["required"] = [name for name in schema.get("required", ()) if name != "prompt"]
 
 
@@ -81,7 +83,7 @@ class NewRun(StrictRequest):
 
     prompt: Text = Field(
         min_length=1,
-        description="What the agent is to do. Needed where no handler is named.",
+        description="What the agent is to do. Needed where no handler and no deployment is named.",
         examples=[EXAMPLE_PROMPT],
     )
     handler: str | None = Field(
@@ -90,8 +92,17 @@ class NewRun(StrictRequest):
         description="The function that carries the run out, in place of a plan (GET /agent/handlers lists them).",
         examples=["weekly-report"],
     )
+    deployment: str | None = Field(
+        None,
+        pattern=DEPLOYMENT_PATTERN,
+        description="The deployed agent that carries the run out, by its agent_id, or by its id where several have "
+        "that. The run has one step of the tool deployed_agent.",
+        examples=["report-writer"],
+    )
     input: JsonValue = Field(
-        None, description="What the handler is given; its schema says how it must look.", examples=[{"week": 48}]
+        None,
+        description="What the handler or the deployed agent is given; a handler's schema says how it must look.",
+        examples=[{"week": 48}],
     )
     plan: GivenPlan | None = Field(
         None, description="The steps to carry out, when no planner is to make them.", examples=[EXAMPLE_PLAN]
@@ -143,9 +154,11 @@ class NewRun(StrictRequest):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_named_by_its_handler(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "prompt" not in values and isinstance(values.get("handler"), str):
-            return {**values, "prompt": f"handler {values['handler']}"[:HANDLER_PROMPT_CHARS]}
+    def _is_named_by_what_carries_it_out(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "prompt" not in values:
+            for kind in ("handler", "deployment"):
+                if isinstance(values.get(kind), str):
+                    return {**values, "prompt": f"{kind} {values[kind]}"[:HANDLER_PROMPT_CHARS]}
         return values
 
 

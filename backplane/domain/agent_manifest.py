@@ -57,7 +57,8 @@ class HealthProbe:
 class AgentManifest:
     """`source`: the manifest as it came, with `extensions`, which is what is stored and shown. `cpu`, `memory`:
     quantities in Kubernetes' notation. `secrets`: names of Secrets in the deployment's namespace, whose keys become
-    environment variables. `egress`: for `tier_4_policy` only, the networks (CIDR) that it may reach."""
+    environment variables. `egress`: for `tier_4_policy` only, the networks (CIDR) that it may reach. `idempotent`: it
+    does nothing twice when a call comes again with the same key."""
 
     name: str
     version: str
@@ -74,6 +75,7 @@ class AgentManifest:
     egress: tuple[str, ...] = ()
     progress_deadline_seconds: int = 600
     auto_rollback: bool = False
+    idempotent: bool = False
     source: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -135,6 +137,7 @@ def _manifest(form: ManifestForm, value: Mapping[str, Any]) -> AgentManifest:
         egress=deployment.egress,
         progress_deadline_seconds=deployment.progress_deadline_seconds,
         auto_rollback=deployment.auto_rollback,
+        idempotent=deployment.idempotent,
         source=value,
     )
 

@@ -11,7 +11,7 @@ nothing twice.
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -19,9 +19,12 @@ from typing import Any
 
 from backplane.domain.agent_manifest import AccessTier, AgentManifest
 from backplane.domain.sizes import MIB
+from backplane.errors import Conflict, NotFound, TransitionNotAllowed
 
 AGENT_ID_PATTERN = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
 """It begins the names of objects in the cluster, which have 63 characters, and is a label there."""
+DEPLOYMENT_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
+"""An id or an agent_id, by which a run names a deployment."""
 NAMESPACE_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 """RFC 1123, as Kubernetes wants it."""
 RESERVED_NAMESPACES = frozenset({"default", "agents", "agents-tools"})
@@ -52,6 +55,8 @@ LOG_BATCH_LINES = 1000
 """Of one call that stores lines: what is more came too fast."""
 REASON_CHARS = 1000
 GRACE_MAX_SECONDS = 3600
+NAMED_SHOWN = 5
+"""Deployments of the same agent that a message lists."""
 PLATFORM = "platform"
 """Who makes a revision that no user has asked for."""
 PORT = 3000
@@ -140,7 +145,7 @@ class Rollout:
     `is_complete`: all replicas are of that revision and available, and none of an older one is left. `reason`: why it
     is not complete, in the target's own words. `drift`: what differs from the declaration, a line each, `PATH: wanted
     VALUE, found VALUE`. `began_at`: when this revision was first asked for. `seen_at`: None until a controller has
-    looked."""
+    looked. `urls`: where workers reach the replicas that are ready, without a path; empty: none is."""
 
     revision: int = 0
     replicas: int = 0
@@ -152,6 +157,7 @@ class Rollout:
     drift: tuple[str, ...] = ()
     began_at: datetime | None = None
     seen_at: datetime | None = None
+    urls: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         times = {name: at.isoformat() if (at := getattr(self, name)) else None for name in ("began_at", "seen_at")}
@@ -160,7 +166,8 @@ class Rollout:
     @classmethod
     def of_json(cls, values: Mapping[str, Any]) -> "Rollout":
         times = {name: datetime.fromisoformat(at) if (at := values[name]) else None for name in ("began_at", "seen_at")}
-        return cls(**{**values, **times, "drift": tuple(values["drift"])})
+        lists = {"drift": tuple(values["drift"]), "urls": tuple(values.get("urls", ()))}
+        return cls(**{**values, **times, **lists})
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +320,20 @@ def approval_reason(deployment: Deployment) -> str:
         f"revision {current.number} waits until an administrator approves it, since its access tier is "
         f"{current.manifest.access_tier.value}{meanwhile}"
     )
+
+
+def the_one_named(name: str, found: Sequence[Deployment]) -> Deployment:
+    """Of a user's deployments whose id or agent_id is `name`, the one that is meant. Raises NotFound, Conflict,
+    TransitionNotAllowed."""
+    if not found:
+        raise NotFound(f"there is no deployment {name} of yours; GET /api/deployments lists those there are")
+    live = [deployment for deployment in found if deployment.deleted_at is None]
+    if not live:
+        raise TransitionNotAllowed(f"deployment {name} is being deleted; deploy the agent again, or name another one")
+    if len(live) > 1:
+        there = ", ".join(f"{deployment.id} in {deployment.namespace}" for deployment in live[:NAMED_SHOWN])
+        raise Conflict(f"{name} is deployed in several namespaces; name one by its id: {there}")
+    return live[0]
 
 
 def explanation(deployment: Deployment) -> str:

@@ -193,6 +193,11 @@ class DeploymentForm(_ManifestPart):
         600, ge=30, le=7200, description="A rollout that does not get on for so long has failed."
     )
     auto_rollback: bool = Field(False, description="Whether a failed rollout goes back to the last good revision.")
+    idempotent: bool = Field(
+        False,
+        description="Whether a call that comes again with the same Idempotency-Key does nothing twice, so runs of the "
+        "agent may repeat it.",
+    )
 
 
 class SpecForm(_ManifestPart):

@@ -39,6 +39,22 @@ def parse_object(text: str) -> dict[str, Any]:
     return value
 
 
+def parse_value(text: str) -> Any:
+    """The whole text as any JSON value. Raises NotJson."""
+    _check_length(text)
+    text = text.strip()
+    if not text:
+        raise NotJson("it is empty")
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except (ValueError, RecursionError) as error:
+        raise NotJson(_what_is_wrong(error)) from error
+    if end != len(text):
+        raise NotJson(f"there is more text after the JSON value, from character {end} on")
+    _check_values(value)
+    return value
+
+
 def _without_fence(text: str) -> str:
     text = text.strip()
     fenced = _FENCED.fullmatch(text) if text.startswith("```") else None

@@ -11,6 +11,7 @@ from backplane.artifacts.base import Artifacts
 from backplane.errors import InvalidInput
 from backplane.net.egress import OutsidePolicy
 from backplane.settings import Settings, fixed
+from backplane.store import DeploymentStore
 from worker.llm.embedding import Embedder
 from worker.memory import memory_of
 from worker.memory.base import AgentMemory
@@ -21,6 +22,7 @@ from worker.tools.artifact_read import ArtifactRead
 from worker.tools.artifact_write import ArtifactWrite
 from worker.tools.base import Tool
 from worker.tools.browser import Browser
+from worker.tools.deployed_agent import DeployedAgent
 from worker.tools.forget import Forget
 from worker.tools.http_fetch import OutsideLimits, http_tools
 from worker.tools.plugins import with_plugins
@@ -33,15 +35,21 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def open_tools(
-    settings: Settings, plugins: Iterable[EntryPoint], artifacts: Artifacts | None, embedder: Embedder
+    settings: Settings,
+    plugins: Iterable[EntryPoint],
+    artifacts: Artifacts | None,
+    embedder: Embedder,
+    deployments: DeploymentStore,
 ) -> AsyncIterator[ToolRegistry]:
     """All of them but TOOLS_DISABLED. `plugins`: of installed packages. Those of memory and artifacts are there when
-    the settings name a place for what they keep. Raises PluginRefused."""
+    the settings name a place for what they keep, and that of deployments where something can be deployed. Raises
+    PluginRefused."""
     memory = memory_of(settings, embedder)
+    deployed = [DeployedAgent(deployments)] if settings.deploy_target else []
     try:
         tools = with_plugins(
             builtin_tools().with_tools(
-                [_agent(settings), *_outside(settings), *_memory_tools(memory), *_artifact_tools(artifacts)]
+                [_agent(settings), *_outside(settings), *deployed, *_memory_tools(memory), *_artifact_tools(artifacts)]
             ),
             plugins,
         )

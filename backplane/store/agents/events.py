@@ -36,10 +36,14 @@ class AgentEvents:
             there = connection.scalar(select(role_events.c.patterns).where(here).with_for_update())
             if there == wanted or (there is None and not wanted):
                 return
-            connection.execute(delete(role_events).where(here))
-            if wanted:
-                now = database_now(connection)
-                connection.execute(insert(role_events), {"role": role, "patterns": wanted, "since": now})
+            if not wanted:
+                connection.execute(delete(role_events).where(here))
+                return
+            values = {"patterns": wanted, "since": database_now(connection)}
+            if there is None:
+                connection.execute(insert(role_events), {"role": role, **values})
+            else:
+                connection.execute(update(role_events).where(here).values(values))
 
         await self._written(write)
 

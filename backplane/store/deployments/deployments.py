@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select
+from sqlalchemy import Connection, Select, delete, func, or_, select
 
 from backplane.domain.agent_manifest import AgentManifest
 from backplane.domain.bus import Announcement
@@ -28,6 +28,7 @@ from backplane.domain.deployments import (
     RevisionOutcome,
     Rollout,
     content_digest,
+    the_one_named,
 )
 from backplane.domain.users import User
 from backplane.errors import DeploymentAutoscaled, NotFound, TooLarge, TransitionNotAllowed
@@ -42,6 +43,8 @@ from backplane.store.deployments.tables import deployment_events, deployment_rev
 from backplane.store.tables import users
 
 PAGE = 500
+NAMED_READ = 100
+"""Of one name: a user has fewer namespaces (NAMESPACES_MAX)."""
 _OUTCOME_EVENT = {
     RevisionOutcome.ROLLED_OUT: DeploymentEventType.ROLLED_OUT,
     RevisionOutcome.FAILED: DeploymentEventType.FAILED,
@@ -83,6 +86,13 @@ class DeploymentStore:
         if row is None:
             raise missing(deployment_id)
         return deployment_of(row)
+
+    async def named(self, user_id: str, name: str) -> Deployment:
+        """The user's deployment with this id, or of the agent with this `agent_id`. Raises NotFound, Conflict where it
+        is deployed in several namespaces, and TransitionNotAllowed where it is being deleted."""
+        is_it = or_(deployments.c.id == name, deployments.c.agent_id == name)
+        query = whole().where(deployments.c.user_id == user_id, is_it).order_by(deployments.c.id).limit(NAMED_READ)
+        return the_one_named(name, await self._page(query))
 
     async def list_of(
         self, user_id: str | None, wanted: DeploymentFilter, *, before: str | None, limit: int

@@ -176,6 +176,17 @@ def replica_words(name: str, content: str, deployment: Deployment, host: Contain
     ]
 
 
+def url_of(host: ContainerHost, port: int) -> str:
+    address = f"[{host.bind}]" if ":" in host.bind else host.bind
+    return f"http://{address}:{port}"
+
+
+def urls_of(host: ContainerHost, there: Sequence[ReplicaContainer]) -> tuple[str, ...]:
+    """Where the replicas that are ready are reached."""
+    ports = [one.present.ports.get(PORT) for one in there if one.is_ready]
+    return tuple(sorted(url_of(host, port) for port in ports if port is not None))
+
+
 def secret_file(host: ContainerHost, namespace: str, secret: str) -> Path | None:
     return host.env_folder / namespace / f"{secret}.env" if host.env_folder else None
 

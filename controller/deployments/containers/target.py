@@ -5,6 +5,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from controller.deployments.containers.plan import (
     replica_words,
     rollout_of_containers,
     secret_file,
+    url_of,
+    urls_of,
 )
 from controller.deployments.target import DeployTarget, SeenDeployment, TargetRefused
 
@@ -69,6 +72,7 @@ class ContainerTarget(DeployTarget):
             content = ""
         rollout = rollout_of_containers(deployment, wanted, content, there, datetime.now(UTC))
         changes = changes_of(deployment.object_name, wanted, content, there)
+        rollout = replace(rollout, urls=urls_of(self._host, there))
         return SeenDeployment(rollout, changes.is_empty and (bool(content) or not wanted))
 
     async def apply(self, deployment: Deployment) -> None:
@@ -151,12 +155,9 @@ class ContainerTarget(DeployTarget):
             return "has no port"
         if self._client is None:
             self._client = httpx.AsyncClient(timeout=PROBE_SECONDS, follow_redirects=False, trust_env=False)
-        address = f"[{self._host.bind}]" if ":" in self._host.bind else self._host.bind
+        url = f"{url_of(self._host, port)}{path}"
         try:
-            async with (
-                asyncio.timeout(PROBE_SECONDS),
-                self._client.stream("GET", f"http://{address}:{port}{path}") as it,
-            ):
+            async with asyncio.timeout(PROBE_SECONDS), self._client.stream("GET", url) as it:
                 return "" if 200 <= it.status_code < 400 else f"answers {it.status_code} at {path}"
         except (httpx.HTTPError, OSError, TimeoutError) as error:
             return f"does not answer at {path} ({type(error).__name__})"

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -97,7 +98,9 @@ class KubernetesTarget(DeployTarget):
 
     def seen(self, deployment: Deployment) -> SeenDeployment:
         live, declared = self._live_of(deployment), self._declared(deployment)
-        return SeenDeployment(rollout_of(declared, live, datetime.now(UTC)), is_as_declared(declared, live))
+        rollout = rollout_of(declared, live, datetime.now(UTC))
+        urls = (deployment.url,) if rollout.ready_replicas else ()
+        return SeenDeployment(replace(rollout, urls=urls), is_as_declared(declared, live))
 
     async def apply(self, deployment: Deployment) -> None:
         writer = ObjectWriter(await self._server(), self._rules, await self._server_kinds())
