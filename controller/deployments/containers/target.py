@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import structlog
 
 from backplane.containers.engine import ContainerEngine, PresentContainer
 from backplane.domain.deployments import LOG_LINE_CHARS, PORT, Deployment, PrintedLine
 from backplane.errors import Unavailable
-from backplane.process.tasks import for_each
+from backplane.process.tasks import end, for_each
 from controller.deployments.containers.plan import (
     DEPLOYMENT_LABEL,
     PLATFORM_LABEL,
@@ -36,6 +37,10 @@ PROBES_AT_ONCE = 20
 FAILURES = 3
 """Probes in a row after which a replica that ran is restarted."""
 LINE_BYTES = 4 * LOG_LINE_CHARS + 64
+REMOVED_AT_ONCE = 20
+"""Each may take its whole grace to end."""
+
+log = structlog.get_logger()
 
 
 class ContainerTarget(DeployTarget):
@@ -46,6 +51,8 @@ class ContainerTarget(DeployTarget):
         self._failures: dict[str, tuple[int, float]] = {}
         """By a container's id: probes in a row that failed, and when the last one was."""
         self._client: httpx.AsyncClient | None = None
+        self._restarts: dict[str, asyncio.Task[None]] = {}
+        """By a container's id: one that ignores signals takes long, and the others are looked at meanwhile."""
 
     async def look(self, deployments: Sequence[Deployment]) -> None:
         present = await self._engine.labelled(f"{PLATFORM_LABEL}={self._host.platform_id}")
@@ -79,8 +86,7 @@ class ContainerTarget(DeployTarget):
         content, wanted = self._content(deployment), number_wanted(deployment)
         there = self._there.get(deployment.id, [])
         changes = changes_of(deployment.object_name, wanted, content, there)
-        for one in changes.remove:
-            await self._engine.remove(one.id)
+        await for_each(changes.remove, lambda one: self._engine.remove(one.id), parallel=REMOVED_AT_ONCE)
         try:
             for one in changes.begin:
                 await self._engine.start(one.id)
@@ -92,9 +98,13 @@ class ContainerTarget(DeployTarget):
 
     async def remove(self, deployment: Deployment) -> str:
         label = f"{DEPLOYMENT_LABEL}={deployment.id}"
-        for one in await self._engine.labelled(label):
-            if one.labels.get(PLATFORM_LABEL) == self._host.platform_id:
-                await self._engine.remove(one.id, deployment.delete_grace_seconds)
+        ours = [
+            one
+            for one in await self._engine.labelled(label)
+            if one.labels.get(PLATFORM_LABEL) == self._host.platform_id
+        ]
+        grace = deployment.delete_grace_seconds
+        await for_each(ours, lambda one: self._engine.remove(one.id, grace), parallel=REMOVED_AT_ONCE)
         left = await self._engine.labelled(label)
         return f"{len(left)} containers" if left else ""
 
@@ -113,6 +123,7 @@ class ContainerTarget(DeployTarget):
                     yield PrintedLine(replica, text[:LOG_LINE_CHARS], datetime.fromisoformat(at).astimezone(UTC))
 
     async def close(self) -> None:
+        await end(*self._restarts.values())
         if self._client is not None:
             await self._client.aclose()
 
@@ -133,8 +144,21 @@ class ContainerTarget(DeployTarget):
             words = f"{fault}, restarted {one.restarts} times; {await self._engine.last_lines(one.id)}"
         age = (datetime.now(UTC) - one.made_at).total_seconds() if one.made_at else 0.0
         if age > health.liveness_delay and self._is_dead(one, health.liveness_period):
-            await self._engine.restart(one.id)
+            self._begin_restart(one.id)
         return ReplicaContainer(one, words=words)
+
+    def _begin_restart(self, container_id: str) -> None:
+        if container_id in self._restarts:
+            return
+        restart = asyncio.create_task(self._restart(container_id), name="restart a replica")
+        self._restarts[container_id] = restart
+        restart.add_done_callback(lambda _: self._restarts.pop(container_id))
+
+    async def _restart(self, container_id: str) -> None:
+        try:
+            await self._engine.restart(container_id)
+        except Unavailable as error:
+            log.warning("a replica that does not answer was not restarted", container=container_id, error=error.message)
 
     def _is_dead(self, one: PresentContainer, period: float) -> bool:
         """Whether so many probes in a row have failed, a period apart."""

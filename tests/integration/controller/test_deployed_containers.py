@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backplane.containers import engine
-from backplane.domain.agent_manifest import AgentManifest
+from backplane.domain.agent_manifest import AgentManifest, parse_manifest
 from backplane.domain.deployments import Deployment, DeploymentStatus, NewDeployment
 from backplane.errors import NotFound
 from backplane.settings import fixed
@@ -139,3 +139,20 @@ async def test_a_secret_that_is_missing_is_named(hosting: Platform, controllers:
     controllers.start(hosting.settings)
     found = await until(hosting, made, lambda it: it.status is FAILED)
     assert "ada-agents/keys.env" in found.reason
+
+
+async def test_a_replica_that_answers_no_more_and_ignores_signals_is_restarted(
+    hosting: Platform, controllers: Controllers, image: str
+) -> None:
+    script = "trap '' TERM; echo serving; touch /dev/shm/ok; (sleep 3; rm /dev/shm/ok) & exec httpd -f -p $PORT -h /"
+    given = dict(agent_manifest(health="/dev/shm/ok", command=["/bin/sh", "-c", script]).source)
+    given["spec"]["monitoring"]["health_check"] |= {"liveness_delay_seconds": 1, "liveness_period_seconds": 1}
+    made = await deploy(hosting, image, parse_manifest(given))
+    controllers.start(hosting.settings)
+    await until(hosting, made, lambda it: it.status is RUNNING)
+
+    async def serves_again() -> bool:
+        lines = (await hosting.store.deployments.logs_after(made.id, 0, 100)).lines
+        return [line.text for line in lines].count("serving") >= 2
+
+    await wait_until(serves_again, TIMEOUT)
