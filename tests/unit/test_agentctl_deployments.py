@@ -109,6 +109,9 @@ def test_a_manifest_alone_is_deployed_with_what_the_options_say(
         ("{}", "agent_id, namespace, image and manifest"),
         (json.dumps({"manifest": MANIFEST, "agent_id": "a", "image": "b"}), "--namespace"),
         (json.dumps(MANIFEST), "namespace is missing"),
+        (json.dumps({"manifest": MANIFEST, "namesapce": "a"}), "no such field: namesapce; there are agent_id"),
+        (json.dumps({"apiVersion": "apps/v1", "kind": "Deployment"}), "its kind is 'Deployment'"),
+        (json.dumps({"apiVersion": "ossa/v0.4.6"}), "it has no kind"),
         ("a: 1\na: 2", "a"),
     ],
 )
@@ -119,6 +122,15 @@ def test_a_file_that_is_none_is_refused_before_any_call(
     file.write_text(content)
     code, _, error = agentctl("deployments", "apply", str(file))
     assert (code, says in error, api.requests) == (2, True, [])
+
+
+def test_a_field_that_does_not_exist_is_refused_also_where_options_say_all_else(
+    script: Script, agentctl: Agentctl, tmp_path: Path
+) -> None:
+    file, api = tmp_path / "deployment.yaml", script()
+    file.write_text(json.dumps({**yaml.safe_load(EXAMPLE.read_text()), "replicas": 3}))
+    code, _, error = agentctl("deployments", "apply", str(file), "-n", "team-b")
+    assert (code, "no such field: replicas" in error, api.requests) == (2, True, [])
 
 
 def test_all_faults_of_a_manifest_are_shown(script: Script, agentctl: Agentctl) -> None:
