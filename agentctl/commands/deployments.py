@@ -147,7 +147,9 @@ def show(deployment: DeploymentArgument, json_output: JsonFlag = False) -> None:
 @app.command()
 def scale(
     deployment: DeploymentArgument,
-    replicas: Annotated[int, typer.Argument(min=0, max=REPLICAS_MAX, help="So many are wanted; 0 stops it.")],
+    replicas: Annotated[
+        int, typer.Argument(metavar="REPLICAS", min=0, max=REPLICAS_MAX, help="So many are wanted; 0 stops it.")
+    ],
     wait: WaitFlag = False,
     timeout: Timeout = 900,
     json_output: JsonFlag = False,
