@@ -202,7 +202,7 @@ async def test_a_cancelled_command_leaves_no_job(namespace: str, tmp_path: Path)
 async def test_cancelling_while_the_sandbox_starts_leaves_no_job(namespace: str, tmp_path: Path) -> None:
     call = new_call()
     async with a_worker(namespace, tmp_path / "files") as worker:
-        running = worker.begin(call, "true")
+        running = worker.begin(call, "sleep", "1000")
         jobs = await wait_until(lambda: jobs_of(worker.sandbox, call.run_id), 60)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
