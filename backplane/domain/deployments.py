@@ -308,7 +308,7 @@ def image_of_registry(image: str) -> str:
     """The image. Raises ValueError where an engine would look for it on its own machine."""
     name = image.partition(":")[0]
     if name in _TRANSPORTS:
-        raise ValueError(f"{name}: is no registry; give REGISTRY/NAME:TAG, such as docker.io/library/{name}:TAG")
+        raise ValueError(f"{name}: is no registry; give REGISTRY/NAME:TAG, such as registry.example.org/{name}:TAG")
     return image
 
 

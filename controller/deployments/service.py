@@ -22,7 +22,7 @@ from controller.deployments.target import DeployTarget
 from controller.leader import Leader
 
 PLATFORM_NAMESPACE = "agents"
-"""Of the manifests in k8s/: for a controller that runs outside of the cluster and was not told another one."""
+"""Of the manifests in k8s/: for a controller that runs outside of the cluster and was given no other one."""
 
 log = structlog.get_logger()
 
