@@ -24,6 +24,7 @@ from backplane.store.journal import Journal
 from backplane.store.ledger import Ledger
 from backplane.store.migrations import migrate
 from backplane.store.model_calls import ModelCalls
+from backplane.store.model_usage import ModelUsage
 from backplane.store.plans import Plans
 from backplane.store.platform import platform_id
 from backplane.store.retention import Retention
@@ -61,6 +62,7 @@ __all__ = [
     "Ledger",
     "ModelCalls",
     "ModelServerTable",
+    "ModelUsage",
     "Retention",
     "RunTransaction",
     "RunWrite",
@@ -90,6 +92,7 @@ class Store:
         self.journal = Journal(database)
         self.events = Events(database)
         self.model_calls = ModelCalls(database)
+        self.model_usage = ModelUsage(database)
         self.dead_letters = DeadLetters(database)
         self.decisions = Decisions(database)
         self.derived_runs = DerivedRuns(database)

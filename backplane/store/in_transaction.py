@@ -28,6 +28,7 @@ from backplane.store.decisions import add_decision, decisions_of_run
 from backplane.store.events import add_events
 from backplane.store.journal import to_be_done_again
 from backplane.store.model_calls import begin_model_call, end_model_call, plan_anew
+from backplane.store.model_usage import TakenNow, add_usage, taken_now
 from backplane.store.reservations import open_budget, release, reserve, settle, settle_lost, settle_rest
 from backplane.store.run_writes import RunWrite
 from backplane.store.runs import RUN_COLUMNS, run_of, values_of, wake_parent
@@ -59,8 +60,13 @@ def carry_out(connection: Connection, run: RunningRun, writes: Iterable[RunWrite
     """Carry the writes out. Raises what refuses the transaction: BudgetExhausted, CancelRequested, DecisionMade,
     RunIsOver, and of a message NotFound, AgentTerminated, MailboxFull, AskCircle. The questions of `asks_of` the
     writes are locked already, and so are the rows of `agents_of` them."""
+    taken = list[TakenNow]()
     for write in writes:
+        if isinstance(write, run_writes.EndModelCall) and write.was_made:
+            now = taken_now(connection, run.id, write.key, write.status, write.totals)
+            taken += [now] if now else []
         _carry_out(connection, run, write)
+    add_usage(connection, run.id, taken)
 
 
 def agents_of(writes: Iterable[RunWrite]) -> set[str]:
@@ -129,7 +135,7 @@ def _carry_out(connection: Connection, run: RunningRun, write: RunWrite) -> None
             connection.execute(insert(run_tools).values(run_id=run.id, tools=list(tools)))
         case run_writes.BeginModelCall(call):
             begin_model_call(connection, run.id, run.generation, call)
-        case run_writes.EndModelCall(key, status, totals, response, error):
+        case run_writes.EndModelCall(key, status, totals, response, error, _):
             end_model_call(connection, run.id, key, status, totals, response=response, error=error)
         case run_writes.PlanAnew():
             plan_anew(connection, run.id)

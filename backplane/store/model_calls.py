@@ -27,15 +27,15 @@ _ELSEWHERE = {"run_id", "step_id", "number", "request", "response", *CallKey._fi
 _BRIEF = [*_KEY, *(column for column in model_calls.c if column.name not in _ELSEWHERE)]
 
 # Built once: to build a statement takes longer than to run it.
-_IS_CALL = and_(
+IS_CALL = and_(
     model_calls.c.run_id == bindparam("of_run"),
     model_calls.c.step_id == bindparam("of_step"),
     model_calls.c.purpose == bindparam("of_purpose"),
     model_calls.c.number == bindparam("of_number"),
 )
 _OF_RUN = select(*_BRIEF).where(model_calls.c.run_id == bindparam("of_run")).order_by(model_calls.c.started_at)
-_FIND = select(*_BRIEF, *_TEXTS).where(_IS_CALL)
-_UPDATE = update(model_calls).where(_IS_CALL)
+_FIND = select(*_BRIEF, *_TEXTS).where(IS_CALL)
+_UPDATE = update(model_calls).where(IS_CALL)
 _INSERT = insert(model_calls)
 
 
@@ -50,7 +50,7 @@ class ModelCalls:
 
     async def find(self, run_id: str, key: CallKey) -> RecordedCall | None:
         """One call with its texts."""
-        named = _named(run_id, key)
+        named = named_call(run_id, key)
         row = await self._database.read(lambda connection: connection.execute(_FIND, named).one_or_none())
         return _call_of(row) if row else None
 
@@ -71,7 +71,7 @@ def begin_model_call(connection: Connection, run_id: str, generation: int, call:
         "error": None,
     }
     key = call.key
-    if not connection.execute(_UPDATE, {**_named(run_id, key), **values}).rowcount:
+    if not connection.execute(_UPDATE, {**named_call(run_id, key), **values}).rowcount:
         names = {"run_id": run_id, "step_id": key.step_id, "number": key.number}
         connection.execute(_INSERT, {**names, **key._asdict(), **values})
 
@@ -97,7 +97,7 @@ def end_model_call(
         "error": error.as_dict() if error else None,
         "finished_at": datetime.now(UTC),
     }
-    connection.execute(_UPDATE, {**_named(run_id, key), **values})
+    connection.execute(_UPDATE, {**named_call(run_id, key), **values})
 
 
 def plan_anew(connection: Connection, run_id: str) -> None:
@@ -111,8 +111,8 @@ def plan_anew(connection: Connection, run_id: str) -> None:
     )
 
 
-def _named(run_id: str, key: CallKey) -> dict[str, Any]:
-    """The values of `_IS_CALL`."""
+def named_call(run_id: str, key: CallKey) -> dict[str, Any]:
+    """The values of `IS_CALL`."""
     return {"of_run": run_id, "of_step": key.step_id, "of_purpose": key.purpose, "of_number": key.number}
 
 

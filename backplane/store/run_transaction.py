@@ -98,10 +98,12 @@ class RunTransaction:
         *,
         response: Mapping[str, Any] | None = None,
         error: RunError | None = None,
+        was_made: bool = True,
     ) -> None:
-        """A call that stays `started` is tried again."""
+        """A call that stays `started` is tried again. `was_made`: False where a record of another run gave the answer:
+        what it took then is no usage of a model."""
         self.writes.append(
-            run_writes.EndModelCall(key, status, totals, self._redact(response), self._redacted_error(error))
+            run_writes.EndModelCall(key, status, totals, self._redact(response), self._redacted_error(error), was_made)
         )
 
     def open_budget(self, tier: str, limits: Mapping[Resource, int]) -> None:

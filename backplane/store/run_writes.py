@@ -144,11 +144,14 @@ class BeginModelCall(RunWrite):
 
 @dataclass(frozen=True, slots=True)
 class EndModelCall(RunWrite):
+    """`was_made`: False where a record of another run gave the answer, so that nothing was spent."""
+
     key: CallKey
     status: CallStatus
     totals: CallTotals
     response: Mapping[str, Any] | None
     error: RunError | None
+    was_made: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,8 @@ class ReplayedCalls:
 
         def write(transaction: RunTransaction) -> None:
             transaction.begin_model_call(beginning)
-            transaction.end_model_call(call.key, CallStatus.COMPLETED, totals, response=record_of_answer(response))
+            record = record_of_answer(response)
+            transaction.end_model_call(call.key, CallStatus.COMPLETED, totals, response=record, was_made=False)
 
         shown = {"model": name, "status": "completed", "replayed": True, "duration_ms": 0, "usd": 0.0}
         counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
