@@ -31,7 +31,8 @@ class Reason:
 class Situation:
     """`statistics` is None when the queue does not answer; the others are None also where they do not apply. `asked`:
     what a person has to decide. `whereabouts`: where the queue has a queued run that stands nowhere in it;
-    `compared_seconds`: how often the queue is compared with the database. `of_agent`: of a message to an agent, why the
+    `compared_seconds`: how often the queue is compared with the database. `crashes`: workers that were lost with a run
+    whose last try is to be alone in its process; else 0. `of_agent`: of a message to an agent, why the
     agent has not come to it, or has no process."""
 
     statistics: Statistics | None
@@ -42,6 +43,7 @@ class Situation:
     whereabouts: Whereabouts | None = None
     compared_seconds: float = 5.0
     of_agent: tuple[Reason, ...] = ()
+    crashes: int = 0
 
 
 def reasons(run: Run, situation: Situation, now: datetime) -> list[Reason]:
@@ -116,6 +118,8 @@ def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:
         return [Reason("queue_away", text)]
     if situation.next_attempt_at:
         seconds = max((situation.next_attempt_at - now).total_seconds(), 0.0)
+        if situation.crashes:
+            return [Reason("last_try_alone", _is_set_aside(situation.crashes, seconds))]
         failed = f" after it failed: {run.error.message}" if run.error else ""
         return [Reason("next_attempt", f"attempt {run.attempt} begins in {seconds:.0f} s{failed}")]
     if situation.of_agent:
@@ -136,6 +140,15 @@ def _queued(run: Run, situation: Situation, now: datetime) -> list[Reason]:
         text = f"{_count(ahead, 'run')} {'is' if ahead == 1 else 'are'} taken before it{in_queue}"
         found.append(Reason("runs_ahead", text))
     return found or [Reason("next", "it is the next one and is taken at once")]
+
+
+def _is_set_aside(crashes: int, seconds: float) -> str:
+    """Why a run begins no try, though a worker has a free slot."""
+    were_lost = "was lost while it" if crashes == 1 else "were lost while they"
+    return (
+        f"{_count(crashes, 'worker')} {were_lost} carried it out, so its last try begins in a process that carries out nothing else; no such process is free, "
+        f"and it asks again in {seconds:.0f} s"
+    )
 
 
 def _no_worker(run: Run, statistics: Statistics) -> Reason:

@@ -234,9 +234,15 @@ async def situation_of(context: ApiContext, run: Run) -> Situation:
             await queue.whereabouts(run.id) if is_nowhere else None,
             context.settings.heartbeat_seconds,
             of_agent,
+            await _crashes_before_last_try(context, run) if next_attempt is not None else 0,
         )
     except Unavailable:
         return Situation(None, None, None, asked=tuple(asked))
+
+
+async def _crashes_before_last_try(context: ApiContext, run: Run) -> int:
+    crashes = await context.resources.queue.crashes(run.id)
+    return crashes if crashes > 0 and context.settings.worker_crash_limit - 1 <= crashes else 0
 
 
 async def _of_agent(context: ApiContext, run: Run) -> tuple[Reason, ...]:

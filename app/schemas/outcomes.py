@@ -37,6 +37,7 @@ class ReasonCode(StrEnum):
     WAITS_FOR_MODEL_TOKENS = "waits_for_model_tokens"
     QUEUE_AWAY = "queue_away"
     NEXT_ATTEMPT = "next_attempt"
+    LAST_TRY_ALONE = "last_try_alone"
     NO_WORKER = "no_worker"
     QUEUE_NOT_SERVED = "queue_not_served"
     NO_FREE_SLOT = "no_free_slot"

@@ -396,6 +396,11 @@ class Queue(ABC):
     async def whereabouts(self, run_id: str) -> Whereabouts: ...
 
     @abstractmethod
+    async def crashes(self, run_id: str) -> int:
+        """How many workers were lost with the run since it last began a try, was postponed or was handed back. 0 for
+        one that the queue does not know."""
+
+    @abstractmethod
     async def deregister(self, worker_id: str) -> None:
         """Take a worker that ends out of the list of live workers."""
 

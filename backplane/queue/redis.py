@@ -284,6 +284,10 @@ class RedisQueue(Queue):
             return Whereabouts.OVER
         return _PLACES[state] if dict(zip(_PLACES, stands, strict=True))[state] else Whereabouts.LOST
 
+    async def crashes(self, run_id: str) -> int:
+        with translated():
+            return int(await cast(Any, self._redis.hget(self._keys.jobs + run_id, "crashes")) or 0)
+
     async def deregister(self, worker_id: str) -> None:
         with translated():
             members = await cast(Any, self._redis.zrange(self._keys.workers, 0, -1))

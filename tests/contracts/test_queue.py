@@ -222,8 +222,19 @@ async def test_a_run_that_is_set_aside_comes_back_after_the_delay_with_its_crash
     await until_reaped(queue, lost=1)
     await queue.settle([Settlement(await claim_one(queue), RunOutcome.SET_ASIDE, delay_seconds=0.05)])
     assert (await queue.statistics()).scheduled == 1
+    assert await queue.crashes("a") == 1
     await until_reaped(queue, due=1)
     assert (await claim_one(queue)).crashes == 1
+
+
+async def test_a_run_that_is_postponed_has_no_crashes_and_neither_has_one_that_nobody_knows(
+    queue: Queue, hasty: Queue
+) -> None:
+    await enqueue(queue, "a")
+    await claim_one(hasty)
+    await until_reaped(queue, lost=1)
+    await postpone(queue, await claim_one(queue), 600)
+    assert [await queue.crashes(run_id) for run_id in ("a", "unknown")] == [0, 0]
 
 
 async def test_giving_back_forgives_crashes(queue: Queue, hasty: Queue) -> None:

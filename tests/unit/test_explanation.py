@@ -100,6 +100,15 @@ def test_the_next_attempt_is_explained_with_its_time_and_the_error_before() -> N
     )
 
 
+def test_a_run_whose_last_try_is_to_be_alone_says_why_it_does_not_begin() -> None:
+    [reason] = reasons(run(), Situation(statistics(), None, NOW + timedelta(seconds=1), crashes=2), NOW)
+    assert (reason.code, reason.text) == (
+        "last_try_alone",
+        "2 workers were lost while they carried it out, so its last try begins in a process that carries out nothing "
+        "else; no such process is free, and it asks again in 1 s",
+    )
+
+
 def test_a_run_that_the_queue_does_not_know_yet_is_on_its_way() -> None:
     assert codes(run(), Situation(statistics(), None, None)) == ["on_its_way"]
 
