@@ -146,8 +146,8 @@ def _is_set_aside(crashes: int, seconds: float) -> str:
     """Why a run begins no try, though a worker has a free slot."""
     were_lost = "was lost while it" if crashes == 1 else "were lost while they"
     return (
-        f"{_count(crashes, 'worker')} {were_lost} carried it out, so its last try begins in a process that carries out nothing else; no such process is free, "
-        f"and it asks again in {seconds:.0f} s"
+        f"{_count(crashes, 'worker')} {were_lost} carried it out, so its last try begins in a process that carries "
+        f"out nothing else; no such process is free, and it asks again in {seconds:.0f} s"
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import http.server
 import os
 import sqlite3
@@ -269,6 +270,7 @@ async def test_a_folder_that_cannot_be_made_is_not_waited_for(make: Make, tmp_pa
 
 # The client leaves the file of its lock to the garbage collector then.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a client that is refused does not close its lock file
 async def test_a_folder_that_is_open_elsewhere_is_waited_for(memory: AgentMemory, tmp_path: Path) -> None:
     from qdrant_client import QdrantClient  # noqa: PLC0415 - takes 2 s
 
@@ -277,6 +279,7 @@ async def test_a_folder_that_is_open_elsewhere_is_waited_for(memory: AgentMemory
     other = QdrantClient(path=str(collection))
     with pytest.raises(Unavailable, match="MEMORY_DIR"):
         await recall(memory, "a fact")
+    gc.collect()
     other.close()
     assert await recall(memory, "a fact") == ["a fact"]
 

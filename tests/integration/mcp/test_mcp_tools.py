@@ -95,7 +95,7 @@ async def test_a_program_that_misbehaves_is_unavailable(servers: Servers, how: s
 
 
 async def test_a_program_that_hangs_is_ended(servers: Servers) -> None:
-    tools = await servers.tools(timeout_seconds=1.0)
+    tools = await servers.tools(timeout_seconds=3.0)
     with pytest.raises(Unavailable, match="took too long"):
         await servers.call(tools, "calc__behave", how="hang")
 
@@ -107,7 +107,7 @@ async def test_what_it_says_failed_is_a_failed_step(servers: Servers) -> None:
 
 
 async def test_an_answer_that_it_forges_is_none(servers: Servers) -> None:
-    tools = await servers.tools(timeout_seconds=1.0)
+    tools = await servers.tools(timeout_seconds=3.0)
     with pytest.raises(Unavailable, match="MCP server calc"):
         await servers.call(tools, "calc__behave", how="forge")
 
