@@ -197,6 +197,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "token create": (
         "agentctl token create --user alice",
         "agentctl token create --user operator --tier admin --label laptop",
+        "agentctl token create --user operator --tier admin --read-only --expires-in 30d --label wallboard",
         "agentctl token create --user alice --data /srv/agents",
     ),
     "token list": ("agentctl token list",),

@@ -65,6 +65,7 @@ from app.routes import (
     schedules,
     secrets,
     services,
+    sessions,
     tools,
     webhooks,
 )
@@ -199,6 +200,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gpus,
         deployments,
         deployment_history,
+        sessions,
         docs,
     )
     if settings.api_metrics:

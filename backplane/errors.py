@@ -8,6 +8,8 @@
     │   │   └── PromptNotUnderstood no planner can turn the prompt into a plan
     │   ├── Unauthenticated     no token, or one that is not known
     │   ├── Forbidden           the tier does not allow it
+    │   │   ├── ReadOnly            the token was made to look only
+    │   │   └── ForeignOrigin       a page of another origin asked, with the cookie of a session
     │   ├── NotFound            it does not exist, or belongs to someone else
     │   ├── BudgetExhausted     what it would cost is more than is left
     │   ├── Conflict            it exists, in a state that does not allow this
@@ -118,6 +120,21 @@ class Unauthenticated(Refused):
 
 class Forbidden(Refused):
     code = "forbidden"
+
+
+class ReadOnly(Forbidden):
+    """The token, or the session's, was made to look only."""
+
+    code = "read_only"
+
+    def __init__(self) -> None:
+        super().__init__("this token is read-only; use one that was made without --read-only")
+
+
+class ForeignOrigin(Forbidden):
+    """A page of another origin asked, with the cookie of a session."""
+
+    code = "foreign_origin"
 
 
 class NotFound(Refused):

@@ -4,8 +4,10 @@
 """
 
 OF_THE_API = {
-    "unauthenticated": "no bearer token, or one that is unknown or revoked",
+    "unauthenticated": "no bearer token and no session, or one that is unknown, revoked or over",
     "forbidden": "the token's tier does not allow it, or a secret may not be used by this tool or for this host",
+    "read_only": "the token was made with `--read-only`, or is that of the session, and this changes something",
+    "foreign_origin": "the cookie of a session came without an `Origin` of the API's own, or with another one",
     "not_found": "there is no such thing, or it belongs to another user",
     "invalid_input": "a value is not accepted; `field` names it, `errors` has all of them",
     "invalid_plan": "a plan or a runbook cannot be carried out; `errors` has all that is wrong",

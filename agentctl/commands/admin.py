@@ -2,11 +2,14 @@
 take-over-redis."""
 
 import asyncio
+import re
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 
 from agentctl.api.ids import the_only
+from agentctl.exit_codes import CommandError, ExitCode
 from agentctl.groups import Group
 from agentctl.local.configuration import load_settings, masked
 from agentctl.local.databases import DataFolder, check_is_there, database_of, settings_of
@@ -21,12 +24,21 @@ tokens = typer.Typer(
     cls=Group, help="Make, list and revoke the bearer tokens of users, in DATABASE_URL or --data.", no_args_is_help=True
 )
 
+LONGEST_LIFETIME = timedelta(days=3660)
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
 
 @tokens.command("create")
 def create_token(
     user: Annotated[str, typer.Option(help="Name of the user, who is made when new.")],
     tier: Annotated[Tier, typer.Option(help="Decides the priority of the user's runs.")] = Tier.STANDARD,
     label: Annotated[str, typer.Option(help="What the token is for.")] = "",
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="It sees all that its user sees, and changes nothing.")
+    ] = False,
+    expires_in: Annotated[
+        str, typer.Option(metavar="TIME", help="It ends after this time: 90m, 12h, 30d. Else it lasts until revoked.")
+    ] = "",
     data: DataFolder = None,
     new_database: Annotated[
         bool, typer.Option("--new-database", help="Make the database of DATABASE_URL, where there is none.")
@@ -35,13 +47,14 @@ def create_token(
 ) -> None:
     """Make a token. It is shown now and never again: only its digest is stored."""
     output, settings = Output(json_output), settings_of(data)
+    valid_for = lifetime_of(expires_in)
 
     async def create() -> tuple[Token, str]:
         if not new_database:
             await check_is_there(settings)
         await migrate_database(settings)
         async with connect_store(settings) as store:
-            return await store.users.create_token(user, tier, label)
+            return await store.users.create_token(user, tier, label, is_read_only=read_only, valid_for=valid_for)
 
     token, plain = asyncio.run(create())
     if output.json:
@@ -69,12 +82,18 @@ def list_tokens(data: DataFolder = None, json_output: JsonFlag = False) -> None:
         output.document(found)
         return
     rows = [
-        [view["id"], view["user"], view["tier"], view["label"], short_time(view["created_at"]), short_time(revoked)]
+        [
+            view["id"],
+            view["user"],
+            view["tier"],
+            "look" if view["read_only"] else "all",
+            view["label"],
+            *(short_time(view[when]) for when in ("created_at", "expires_at", "revoked_at")),
+        ]
         for view in found
-        for revoked in [view["revoked_at"]]
     ]
     output.note(f"In the database {database_of(settings)}:")
-    output.table(["TOKEN", "USER", "TIER", "LABEL", "CREATED", "REVOKED"], rows)
+    output.table(["TOKEN", "USER", "TIER", "MAY", "LABEL", "CREATED", "EXPIRES", "REVOKED"], rows)
 
 
 @tokens.command("revoke")
@@ -101,6 +120,21 @@ def revoke_token(
         output.note(f"Token {revoked} is revoked; it stops working within {settings.token_cache_seconds:g} s.")
 
 
+def lifetime_of(text: str) -> timedelta | None:
+    """A time as `90m`, `12h` or `30d`; None for an empty one. Raises CommandError."""
+    if not text:
+        return None
+    found = re.fullmatch(r"([0-9]{1,6})([mhd])", text.strip())
+    lifetime = timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
+    if lifetime is None or not timedelta() < lifetime <= LONGEST_LIFETIME:
+        raise CommandError(
+            ExitCode.USAGE,
+            f"--expires-in: {text!r} is no time up to {LONGEST_LIFETIME.days} days; write minutes, hours or days, as "
+            "90m, 12h or 30d",
+        )
+    return lifetime
+
+
 def _token_view(token: Token) -> dict[str, Any]:
     return {
         "id": token.id,
@@ -108,6 +142,8 @@ def _token_view(token: Token) -> dict[str, Any]:
         "user_id": token.user.id,
         "tier": token.user.tier.value,
         "label": token.label,
+        "read_only": token.is_read_only,
+        "expires_at": token.expires_at.isoformat() if token.expires_at else None,
         "created_at": token.created_at.isoformat(),
         "revoked_at": token.revoked_at.isoformat() if token.revoked_at else None,
     }

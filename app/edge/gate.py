@@ -1,4 +1,5 @@
-"""ASGI middleware that finds out whose a request is, before anything of its body is read.
+"""ASGI middleware that finds out whose a request is, before anything of its body is read: by its token, or by the
+cookie of a session that the API's own pages send (`app.edge.own_origin`).
 
 Requests without a valid token are counted by the address that they came from. Each takes from the allowance of that
 address; when it is used up, further ones are answered 429 after a pause, so that a flood costs little. A token that
@@ -7,7 +8,7 @@ looked up after the pause, so a valid one is only late. `/health/…` is answere
 the process restarts it when it is refused.
 
 Routes read the user from the request (`app.auth.current_user`), and refuse where there is none: so a path that is
-forgotten here lets nobody in.
+forgotten here lets nobody in. What changes something is refused here to a token that only reads, whatever the path.
 """
 
 import asyncio
@@ -18,18 +19,34 @@ from collections import Counter, OrderedDict
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.auth import HOOKS, SCOPE_USER, WITH_TOKEN, Authenticator, bearer_token
+from app.auth import (
+    CHECK_BY_THEMSELVES,
+    HOOKS,
+    NO_TOKEN,
+    SCOPE_CALLER,
+    SCOPE_USER,
+    WITH_TOKEN,
+    Authenticator,
+    bearer_token,
+    check_may_change,
+    has_authorization,
+)
 from app.edge.connections import ConnectionLimits, TrustedProxies, address_key
+from app.edge.own_origin import check_not_foreign, check_own, own_origin, peer_of, session_value
 from app.edge.protocol import SCOPE_CONNECTION, LimitedProtocol
 from app.errors import of_platform_error
-from backplane.domain.users import User
-from backplane.errors import PlatformError, RateLimited, Unauthenticated, Unavailable
+from backplane.domain.users import Caller, Credential
+from backplane.errors import ForeignOrigin, PlatformError, RateLimited, Unauthenticated, Unavailable
 
 PAUSE_SECONDS = 1.0
 """Before a refusal, so that an address gets as many of them a second as it has connections, and no more."""
 PAUSED_MAX = 256
 """Requests of one address that wait at once; further ones are refused at once, and their token is not looked up."""
 ADDRESSES_MAX = 10_000
+SESSION = "/console/session"
+"""Where people sign in with a token in the body, ask whose the session is, and sign out."""
+SCOPE_OWN_ORIGIN = "agent.own_origin"
+"""Under which the API's own origin stands in the scope of a request to SESSION."""
 
 
 log = structlog.get_logger()
@@ -78,34 +95,37 @@ class TokenGate:
             await self._app(scope, receive, send)
             return
         try:
-            user = await self._user(scope)
+            caller = await self._caller(scope)
+            if caller is not None:
+                scope[SCOPE_USER] = caller.user
+                scope[SCOPE_CALLER] = caller
+                connection: LimitedProtocol | None = scope.get(SCOPE_CONNECTION)
+                if connection is not None:
+                    self._limits.recognised(connection, caller.user.id)
+                if scope["method"] not in ("GET", "HEAD") and _path(scope) not in CHECK_BY_THEMSELVES | {SESSION}:
+                    check_may_change(scope)
         except PlatformError as error:
             await of_platform_error(error)(scope, receive, send)
             return
-        if user is not None:
-            scope[SCOPE_USER] = user
-            connection: LimitedProtocol | None = scope.get(SCOPE_CONNECTION)
-            if connection is not None:
-                self._limits.recognised(connection, user.id)
         await self._app(scope, receive, send)
 
-    async def _user(self, scope: Scope) -> User | None:
-        """None where none is needed. Raises Unauthenticated, RateLimited or Unavailable."""
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        wants_token = path.startswith(WITH_TOKEN) or path == "/mcp"
-        if path.startswith(HOOKS) and scope["method"] == "POST":
-            wants_token = False  # whoever posts to a hook signs what is posted
-        token = bearer_token(scope)
+    async def _caller(self, scope: Scope) -> Caller | None:
+        """None where none is needed. Raises Unauthenticated, ForeignOrigin, RateLimited or Unavailable."""
+        path, method = _path(scope), scope["method"]
+        wants_caller = path.startswith(WITH_TOKEN) or path == "/mcp" or (path == SESSION and method != "POST")
+        if path.startswith(HOOKS) and method == "POST":
+            wants_caller = False  # whoever posts to a hook signs what is posted
+        shown, foreign = self._shown(scope, path)
         authenticator: Authenticator = scope["app"].state.authenticator
-        if token is not None and path != "/health/live" and authenticator.has_seen(token):
+        if shown is not None and path != "/health/live" and authenticator.has_seen(shown):
             try:
-                user = await authenticator.user_of(token)
-                return user if wants_token else None
+                caller = await authenticator.caller_of(shown)
+                return caller if wants_caller else None
             except Unauthenticated:
                 pass  # Revoked: from here on it is a stranger's.
             except Unavailable:
                 # Nobody can say whose it is; a stranger may ask for what needs no token.
-                if wants_token:
+                if wants_caller:
                     raise
         address = self._address(scope)
         if wait := self._allowance.wait(address, time.monotonic()):
@@ -115,23 +135,50 @@ class TokenGate:
                 retry_after=math.ceil(wait),
             )
             has_paused = await self._pause(address)
-            if wants_token and token is not None and has_paused:
+            if wants_caller and shown is not None and has_paused:
                 try:
-                    return await authenticator.user_of(token)
+                    return await authenticator.caller_of(shown)
                 except Unauthenticated:
                     raise too_many from None
             if not path.startswith("/health/"):
                 raise too_many
-        if not wants_token:
+        if not wants_caller:
             self._allowance.take(address, time.monotonic())
+            if foreign is not None and path == SESSION:
+                raise foreign
             return None
         try:
-            if token is None:
-                raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
-            return await authenticator.user_of(token)
-        except Unauthenticated:
+            if shown is None:
+                raise foreign or Unauthenticated(NO_TOKEN)
+            return await authenticator.caller_of(shown)
+        except (Unauthenticated, ForeignOrigin):
             self._allowance.take(address, time.monotonic())
             raise
+
+    def _shown(self, scope: Scope, path: str) -> tuple[Credential | None, ForeignOrigin | None]:
+        """What the request shows, and why what else it carries does not count. A cookie never counts beside a header
+        `Authorization`, be that valid or not."""
+        signs_in = path == SESSION and scope["method"] == "POST"
+        if path != SESSION and has_authorization(scope):
+            return _bearer(scope), None
+        if path != SESSION and not any(name == b"cookie" for name, _ in scope["headers"]):
+            return None, None
+        own = scope[SCOPE_OWN_ORIGIN] = own_origin(scope, self._proxies)
+        try:
+            if signs_in:
+                check_not_foreign(scope, own)
+        except ForeignOrigin as error:
+            return None, error
+        if has_authorization(scope):
+            return _bearer(scope), None
+        value = session_value(scope, own)
+        if value is None:
+            return None, None
+        try:
+            check_own(scope, own)
+        except ForeignOrigin as error:
+            return None, None if signs_in else error
+        return Credential.of_session(value), None
 
     async def _pause(self, address: str) -> bool:
         """False, and at once, where too many of this address wait already."""
@@ -148,8 +195,7 @@ class TokenGate:
 
     def _address(self, scope: Scope) -> str:
         """uvicorn believes proxies on this machine by itself; here only those count that the operator has named."""
-        connection: LimitedProtocol | None = scope.get(SCOPE_CONNECTION)
-        peer = connection.peer if connection is not None else (scope.get("client") or ("",))[0]
+        peer = peer_of(scope)
         forwarded = b", ".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
         if forwarded and peer and peer not in self._proxies and not self._has_warned:
             # Once: a stranger can send this header too.
@@ -160,3 +206,13 @@ class TokenGate:
                 peer=peer,
             )
         return address_key(self._proxies.client(peer, forwarded.decode("latin-1")))
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _bearer(scope: Scope) -> Credential | None:
+    token = bearer_token(scope)
+    return Credential.of_token(token) if token is not None else None

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.auth import SCOPE_USER
+from app.auth import NO_TOKEN, SCOPE_USER
 from app.edge.json_body import LARGE_BYTES
 from app.errors import problem
 from backplane.errors import Unauthenticated
@@ -54,7 +54,7 @@ class McpEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if SCOPE_USER not in scope:
-            raise Unauthenticated("send the header `Authorization: Bearer TOKEN`")
+            raise Unauthenticated(NO_TOKEN)
         if scope["method"] == "GET":
             # Such a stream would only hold a connection: without sessions there is nothing that the server could send.
             detail = "this server sends nothing by itself; follow a run by the tool follow_run, or by GET /agent/events"

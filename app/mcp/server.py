@@ -19,7 +19,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from pydantic import Field, ValidationError
 from starlette.types import ASGIApp, Scope
 
-from app.auth import SCOPE_USER, Access
+from app.auth import SCOPE_USER, Access, check_may_change
 from app.context import ApiContext
 from app.edge.turns import give_back
 from app.explanation import in_words, reasons
@@ -72,6 +72,12 @@ def _of(ctx: Context[Any, Any]) -> tuple[ApiContext, User]:
     return scope[SCOPE_CONTEXT], scope[SCOPE_USER]
 
 
+def _to_change(ctx: Context[Any, Any]) -> tuple[ApiContext, User]:
+    """Raises ReadOnly."""
+    check_may_change(ctx.request_context.request.scope)  # type: ignore[union-attr]
+    return _of(ctx)
+
+
 @asynccontextmanager
 async def _errors_answered() -> AsyncIterator[None]:
     """The platform's errors as what a tool answers: the sentence that says what to do, and the code."""
@@ -90,9 +96,9 @@ async def create_run(
     start: Annotated[bool, Field(description="False: only make it, to be started by its user.")] = True,
 ) -> dict[str, Any]:
     """Make a run and start it. Answers its run_id and status."""
-    context, user = _of(ctx)
     given = {"prompt": prompt, "plan": plan, "agent": agent, "model": model}
     async with _errors_answered():
+        context, user = _to_change(ctx)
         try:
             new = NewRun.model_validate({name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
@@ -149,8 +155,8 @@ async def explain_run(run_id: RunId, ctx: Context[Any, Any]) -> str:
 
 async def cancel_run(run_id: RunId, ctx: Context[Any, Any]) -> dict[str, Any]:
     """Cancel a run: at once when it waits, within a heartbeat when it runs."""
-    context, user = _of(ctx)
     async with _errors_answered():
+        context, user = _to_change(ctx)
         run = await context.submission.cancel(user, run_id)
         return {**_view(run), "cancel_requested": run.cancel_requested_at is not None}
 

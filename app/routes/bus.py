@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
-from app.auth import CurrentAccess, CurrentUser
+from app.auth import CurrentAccess, CurrentCaller, CurrentUser
 from app.bus.reading import BATCH, JSON, STRUCTURED, events_of
 from app.context import ContextOf
 from app.edge.operations import Operations
@@ -75,7 +75,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
     openapi_extra=_BODY,
 )
 async def publish_events(
-    request: Request, access: CurrentAccess, context: ContextOf, response: Response
+    request: Request, caller: CurrentCaller, context: ContextOf, response: Response
 ) -> PublishedEvent | PublishedBatch:
     """Publish an event, or a list of up to a hundred at once. CloudEvents 1.0: as JSON, as a batch, or with the
     attributes in headers that begin with `ce-` and the data as the body.
@@ -84,8 +84,8 @@ async def publish_events(
     with 200. Each event of a batch counts as a call."""
     sent = await events_of(request.headers, await request.body())
     events = sent if isinstance(sent, list) else [sent]
-    await context.publisher.count(f"token:{access.digest[:16]}", len(events) - 1)
-    published = [PublishedEvent.of(each) for each in await context.publisher.publish(access.user.id, events, by="user")]
+    await context.publisher.count(caller.rate_name, len(events) - 1)
+    published = [PublishedEvent.of(each) for each in await context.publisher.publish(caller.user.id, events, by="user")]
     if all(each.duplicate for each in published):
         response.status_code = 200
     return PublishedBatch(events=published) if isinstance(sent, list) else published[0]

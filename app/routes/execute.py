@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any
 
-from fastapi import Body, Header, Response
+from fastapi import Body, Header, Request, Response
 
-from app.auth import CurrentUser
+from app.auth import CurrentUser, check_may_change
 from app.context import ApiContext, ContextOf
 from app.edge.json_body import JsonRoute
 from app.edge.operations import Operations
@@ -17,6 +17,7 @@ from app.schemas.execute import (
     CreateRun,
     ExecuteRequest,
     ForkRun,
+    GetRunStatus,
     ReplayRun,
     RetryRun,
     StartRun,
@@ -50,6 +51,7 @@ _EXAMPLES = {
 async def execute(
     body: Annotated[ExecuteRequest, Body(openapi_examples=_EXAMPLES)],
     user: CurrentUser,
+    request: Request,
     context: ContextOf,
     response: Response,
     idempotency_key: Annotated[
@@ -67,6 +69,8 @@ async def execute(
     new: dict[str, Any] = {}
     if isinstance(body, ValidateRun):
         return await context.validator.validate(user, body.model_extra or {})
+    if not isinstance(body, GetRunStatus):
+        check_may_change(request.scope)
     if isinstance(body, CreateRun | CreateAndStartRun):
         response.status_code = 201
         run = await submission.create(user, body, idempotency_key, start=isinstance(body, CreateAndStartRun))

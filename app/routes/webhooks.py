@@ -1,8 +1,8 @@
 """GET /agent/webhook-secret and its rotation: what a user's webhooks are signed with."""
 
-from fastapi import Response
+from fastapi import Request, Response
 
-from app.auth import CurrentUser
+from app.auth import CurrentUser, check_may_change
 from app.context import ContextOf
 from app.edge.operations import Operations
 from app.errors import responses
@@ -14,9 +14,12 @@ router = Operations(tags=["webhooks"])
 
 
 @router.get("/agent/webhook-secret", responses=responses())
-async def show_webhook_secret(user: CurrentUser, context: ContextOf, response: Response) -> WebhookSecretView:
+async def show_webhook_secret(
+    user: CurrentUser, request: Request, context: ContextOf, response: Response
+) -> WebhookSecretView:
     """The secret that one's webhooks are signed with. After the Standard Webhooks specification. Made when there is
-    none yet."""
+    none yet. Not for a read-only token: whoever has the secret can sign."""
+    check_may_change(request.scope)
     return _view(await context.resources.store.webhooks.secret(user.id), response)
 
 

@@ -38,6 +38,7 @@ TAGS = [
     {"name": "bulk actions", "description": "One action on all runs that a filter names, in the background."},
     {"name": "exports", "description": "A run as one archive."},
     {"name": "dead letters", "description": "Runs that failed for want of something around them. For admins."},
+    {"name": "sessions", "description": "Signing in to the console: a cookie in place of a token."},
     {"name": "health", "description": "Whether the API works. No token is needed."},
 ]
 

@@ -99,7 +99,7 @@ class Settings(
                 f"LEASE_SECONDS ({self.lease_seconds}) must be at least twice HEARTBEAT_SECONDS "
                 f"({self.heartbeat_seconds}), or one late heartbeat costs a healthy worker its run"
             )
-        if self.api_root_path.split("/")[1:2] in (["agent"], ["docs"], ["health"], ["mcp"]):
+        if self.api_root_path.split("/")[1:2] in (["agent"], ["console"], ["docs"], ["health"], ["mcp"]):
             raise ValueError("API_ROOT_PATH is a path of the API itself; let the proxy take it away, and set none here")
         if self.sandbox_memory_bytes > self.sandbox_memory_max_bytes:
             raise ValueError("SANDBOX_MEMORY_BYTES must not be over SANDBOX_MEMORY_MAX_BYTES")

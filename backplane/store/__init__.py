@@ -25,6 +25,7 @@ from backplane.store.ledger import Ledger
 from backplane.store.migrations import migrate
 from backplane.store.model_calls import ModelCalls
 from backplane.store.model_usage import ModelUsage
+from backplane.store.people.sessions import Sessions
 from backplane.store.plans import Plans
 from backplane.store.platform import platform_id
 from backplane.store.retention import Retention
@@ -71,6 +72,7 @@ __all__ = [
     "Schedules",
     "SecretStore",
     "Services",
+    "Sessions",
     "Store",
     "UsageCounts",
     "Webhooks",
@@ -87,6 +89,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.users = Users(database)
+        self.sessions = Sessions(database)
         self.runs = Runs(database)
         self.running_runs = RunningRuns(database)
         self.journal = Journal(database)

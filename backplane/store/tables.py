@@ -146,6 +146,8 @@ tokens = Table(
     Column("label", String(200), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("revoked_at", UtcDateTime),
+    Column("is_read_only", Boolean, nullable=False, server_default=false()),
+    Column("expires_at", UtcDateTime),
 )
 
 runs = Table(

@@ -66,8 +66,10 @@ FOR_ADMINS = [
     for method, path in OPERATIONS
     if "403" in PATHS[path][method.lower()]["responses"] and (method, path) not in PARTLY_FOR_ADMINS
 ]
-SIGNED = {("POST", "/api/v1/hooks/{name}")}
-"""Whoever calls it has no token and signs what is sent (tests of hooks)."""
+SIGNED = {("POST", "/api/v1/hooks/{name}"), ("POST", "/console/session")}
+"""Whoever calls it has no token, and signs what is sent, or sends the token in it (tests of hooks and sessions)."""
+SESSION = "/console/session"
+"""What it answers is for who has a session, and no token does (tests of sessions)."""
 WITH_TOKEN = [operation for operation in OPERATIONS if operation[1] not in PUBLIC and operation not in SIGNED] + [
     ("POST", "/mcp"),
     ("GET", "/mcp"),
@@ -372,7 +374,7 @@ async def test_nothing_of_another_user_is_in_any_list(world: World) -> None:
     stranger = await world.api.person()
     lists = [operation for operation in OPERATIONS if operation[0] == "GET" and "{" not in operation[1]]
     for operation in lists:
-        if operation in FOR_ADMINS or operation[1] in ("/agent/events", "/api/v1/events/stream"):
+        if operation in FOR_ADMINS or operation[1] in ("/agent/events", "/api/v1/events/stream", SESSION):
             continue
         answer = await call(stranger.http, operation, world.values)
         assert answer.status_code == 200, operation

@@ -11,10 +11,11 @@ from app.auth import SCOPE_USER
 from app.edge import gate
 from app.edge.connections import ConnectionLimits, TrustedProxies
 from app.edge.gate import Allowance, TokenGate
-from backplane.domain.users import Tier, User
+from backplane.domain.users import Caller, Credential, Tier, User
 from backplane.errors import Unauthenticated
 
 USER = User("1", "ada", Tier.FREE)
+VALID = Credential.of_token("valid")
 
 
 class Tokens:
@@ -23,14 +24,14 @@ class Tokens:
     def __init__(self) -> None:
         self.looked_up: list[str] = []
 
-    def has_seen(self, token: str) -> bool:
+    def has_seen(self, shown: Credential) -> bool:
         return False
 
-    async def user_of(self, token: str) -> User:
-        self.looked_up.append(token)
-        if token != "valid":
+    async def caller_of(self, shown: Credential) -> Caller:
+        self.looked_up.append(shown.digest)
+        if shown != VALID:
             raise Unauthenticated("this token is unknown")
-        return USER
+        return Caller(USER, shown.digest, "1", shown.digest)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,6 +61,7 @@ def at_gate(tokens: Tokens) -> Any:
         said |= {name.replace("_", "-"): value for name, value in headers.items()}
         scope: dict[str, Any] = {
             "type": "http",
+            "method": "GET",
             "path": path,
             "client": (peer, 1),
             "headers": [(name.encode(), value.encode()) for name, value in said.items()],
@@ -92,7 +94,7 @@ async def test_where_too_many_of_an_address_wait_a_token_is_refused_without_a_lo
     assert [await at_gate(f"wrong {number}") for number in range(2)] == [401, 401]
     monkeypatch.setattr(gate, "PAUSED_MAX", 0)
     assert await at_gate("valid") == 429
-    assert tokens.looked_up == ["wrong 0", "wrong 1"]
+    assert tokens.looked_up == [Credential.of_token(f"wrong {number}").digest for number in range(2)]
 
 
 async def test_a_proxy_that_is_not_named_is_warned_of_once_and_one_that_is_named_is_not(at_gate: Any) -> None:
@@ -109,5 +111,5 @@ async def test_a_proxy_that_is_not_named_is_warned_of_once_and_one_that_is_named
 async def test_a_token_that_was_revoked_is_counted_as_any_wrong_one(
     at_gate: Any, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "has_seen", lambda token: token == "revoked")
+    monkeypatch.setattr(tokens, "has_seen", lambda shown: shown == Credential.of_token("revoked"))
     assert [await at_gate("revoked") for _ in range(3)] == [401, 401, 429]

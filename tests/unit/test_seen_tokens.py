@@ -5,15 +5,17 @@ from typing import Any, cast
 import pytest
 
 from app.auth import SEEN_SECONDS, Authenticator
-from backplane.domain.users import Tier, User
+from backplane.domain.users import Caller, Credential, Tier, User
 from backplane.errors import Unauthenticated
+
+TOKEN = Credential.of_token("token")
 
 
 class Users:
     valid = True
 
-    async def user_of(self, token: str) -> User | None:
-        return User("1", "ada", Tier.FREE) if self.valid else None
+    async def caller_of(self, digest: str) -> Caller | None:
+        return Caller(User("1", "ada", Tier.FREE), digest, "1", digest) if self.valid else None
 
 
 class NoLimit:
@@ -48,18 +50,18 @@ async def test_a_token_counts_as_seen_for_a_while_after_it_was_found_valid(
     clock: Clock, after: float, is_seen: bool
 ) -> None:
     found = authenticator(Users())
-    assert not found.has_seen("token")
-    await found.user_of("token")
+    assert not found.has_seen(TOKEN)
+    await found.caller_of(TOKEN)
     clock.now += after
-    assert found.has_seen("token") is is_seen
+    assert found.has_seen(TOKEN) is is_seen
 
 
 async def test_a_token_that_was_revoked_is_seen_no_more_once_it_was_looked_up(clock: Clock) -> None:
     users = Users()
     found = authenticator(users)
-    await found.user_of("token")
+    await found.caller_of(TOKEN)
     users.valid = False
     clock.now += 6.0
     with pytest.raises(Unauthenticated):
-        await found.user_of("token")
-    assert not found.has_seen("token")
+        await found.caller_of(TOKEN)
+    assert not found.has_seen(TOKEN)
