@@ -237,6 +237,8 @@ class SimulatedAccount(GpuProvider):
 
     async def offers(self, spec: MachineSpec, most_micro_usd: int) -> Sequence[Offer]:
         await self._call()
+        if spec.gpu_type != SPEC.gpu_type:
+            return []
         hour = self.clock.now.hour
         prices = [(30 + (hour * 7 + number * 5) % 25) * CENTS for number in range(8)]
         found = [Offer(f"o{number}", spec.gpu_type, 1, price) for number, price in enumerate(prices)]

@@ -6,7 +6,7 @@ import typer
 
 from agentctl.calls import call
 from agentctl.groups import Group
-from agentctl.terminal.output import JsonFlag, Output
+from agentctl.terminal.output import JsonFlag, Output, short_time
 
 MachineArgument = Annotated[str, typer.Argument(metavar="MACHINE", help="Its id, as `gpus list` shows it.")]
 
@@ -58,7 +58,7 @@ def list_machines(
         ]
         for machine in found
     ]
-    output.table(["MACHINE", "STATUS", "GPU", "AN HOUR", "BOOKED", "REASON"], rows, cutting=["REASON"])
+    output.table(["MACHINE", "STATUS", "GPU", "AN HOUR", "BOOKED", "REASON"], rows, folding=["REASON"])
 
 
 @app.command()
@@ -74,7 +74,7 @@ def start(
     output = Output(json_output)
     made = call(output, lambda client: client.start_gpu_machine(wanted))
     output.document(made) if output.json else output.line(
-        f"{made['id']} is wanted; `agentctl gpus explain` follows it."
+        f"{made['id']} is wanted; `agentctl gpus explain {made['id']}` says what becomes of it."
     )
 
 
@@ -83,7 +83,9 @@ def stop(machine: MachineArgument, json_output: JsonFlag = False) -> None:
     """Ask for the end of a GPU machine: it ends its calls first."""
     output = Output(json_output)
     found = call(output, lambda client: client.stop_gpu_machine(machine))
-    output.document(found) if output.json else output.line(f"{machine} is {found['status']}. {found['reason']}")
+    output.document(found) if output.json else output.line(
+        f"{machine} is {found['status']}" + (f"; {found['reason']}" if found["reason"] else "")
+    )
 
 
 @app.command()
@@ -105,9 +107,10 @@ def explain(
     output.fields(
         {
             "decision": fleet["decision"],
+            "looked": short_time(fleet["looked_at"]),
             "waiting": "not known" if waiting is None else str(waiting),
             "an hour": f"${fleet['usd_per_hour']} of ${fleet['usd_per_hour_max']}",
             "today": f"${fleet['usd_today']} of ${fleet['usd_per_day_max']}",
-            "provider": fleet["error"] or "answers",
+            "provider": fleet["error"] or ("answers" if fleet["looked_at"] else ""),
         }
     )

@@ -26,8 +26,10 @@ from app.schemas.gpus import (
     NewGpuMachine,
 )
 from backplane.domain.budgets import MICRO
-from backplane.domain.gpus import Machine, MachineSpec, MachineState, new_machine_id
+from backplane.domain.gpus import Machine, MachineSpec, MachineState, decision_in_words, new_machine_id
 from backplane.errors import Conflict
+
+NOT_RENTED = "no GPU machines are rented here: set GPU_PROVIDER for the API, the controller and the workers"
 
 router = Operations(route_class=JsonRoute, tags=["GPU machines"])
 
@@ -51,7 +53,7 @@ async def start_gpu_machine(new: NewGpuMachine, admin: Admin, context: ContextOf
     """Ask for a GPU machine. It is wanted from now on; the caps are checked when its price is known."""
     settings = context.settings
     if not settings.gpu_provider:
-        raise Conflict("no GPU machines are rented here: set GPU_PROVIDER for the API, the controller and the workers")
+        raise Conflict(NOT_RENTED)
     spec = MachineSpec(
         settings.gpu_type,
         settings.gpu_count,
@@ -71,9 +73,12 @@ async def start_gpu_machine(new: NewGpuMachine, admin: Admin, context: ContextOf
 async def explain_gpu_machines(_: Admin, context: ContextOf) -> GpuFleetView:
     """Why there are so many machines: what waits, what it costs, what could be had."""
     settings, machines = context.settings, context.resources.store.gpu_machines
+    status, now = await machines.status(), datetime.now(UTC)
+    decision = decision_in_words(status, now) if settings.gpu_provider else NOT_RENTED
     return GpuFleetView.of(
-        await machines.status(),
-        await machines.spending(datetime.now(UTC)),
+        status,
+        decision,
+        await machines.spending(now),
         round(Decimal(str(settings.gpu_usd_per_hour_max)) * MICRO),
         round(Decimal(str(settings.gpu_usd_per_day_max)) * MICRO),
     )

@@ -125,11 +125,13 @@ class GpuFleetView(BaseModel):
     offers: list[GpuOfferView] = Field(description="What could be had then, the cheapest first.")
 
     @classmethod
-    def of(cls, status: FleetStatus | None, spending: Spending, per_hour: int, per_day: int) -> "GpuFleetView":
+    def of(
+        cls, status: FleetStatus | None, decision: str, spending: Spending, per_hour: int, per_day: int
+    ) -> "GpuFleetView":
         return cls(
             looked_at=status.at if status else None,
             waiting=status.waiting if status else None,
-            decision=status.decision if status else "no controller has looked yet",
+            decision=decision,
             error=status.error if status else "",
             usd_per_hour=_usd(spending.per_hour),
             usd_today=_usd(spending.today),

@@ -20,6 +20,8 @@ LEDGER_OWNER = "platform:gpus"
 RESERVE_SECONDS = 4500.0
 """A machine is stopped while the rest of the day's cap still pays for so long. It is an hour, in which the provider may
 not answer, and the time that draining takes. So the cap holds through such an hour."""
+LOOKS_WITHIN = timedelta(minutes=5)
+"""A controller looks so often at least, also where the provider does not answer."""
 USEFUL_SECONDS = 3600.0
 """A machine is started when the day's cap pays for so long in addition: most of the first minutes are its start."""
 
@@ -250,3 +252,15 @@ class FleetStatus:
     decision: str
     error: str
     offers: Sequence[Offer] = ()
+
+
+def decision_in_words(status: FleetStatus | None, now: datetime) -> str:
+    """What was decided, or that no controller decides."""
+    if status is None:
+        return "no controller has looked yet; start one with GPU_PROVIDER"
+    if now - status.at > LOOKS_WITHIN:
+        return (
+            f"no controller has looked since {status.at:%Y-%m-%d %H:%M:%S} UTC, and nothing is started or stopped; "
+            f"start one with GPU_PROVIDER. It decided then: {status.decision}"
+        )
+    return status.decision

@@ -1,6 +1,7 @@
 """Whether a GPU machine is started or stopped now: a decision about values alone.
 
 One change at a time. A machine that starts counts as capacity, so a line that is long starts one and then waits for it.
+One that nobody offers is not waited for: others are stopped meanwhile, and it goes first.
 A machine is stopped when the line has been short for a while, so that a line that comes and goes starts and stops none.
 """
 
@@ -12,6 +13,8 @@ from typing import Literal
 from backplane.domain.gpus import COMING, PAID, Machine, MachineState, Spending, SpendingCaps, why_stop
 
 FAILURES_WITHIN = timedelta(hours=1)
+OFFER_PATIENCE = timedelta(minutes=10)
+"""A machine that was wanted for so long, and has had no offer, keeps nothing else from changing."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
 
 
@@ -50,7 +53,8 @@ class Scaling:
 
 def scaling_of(fleet: Fleet, rules: ScalingRules, caps: SpendingCaps, now: datetime) -> Scaling:
     staying = [machine for machine in fleet.machines if not machine.is_leaving]
-    coming = [machine for machine in staying if machine.state in COMING]
+    stuck = [machine for machine in staying if has_no_offer(machine, now)]
+    coming = [machine for machine in staying if machine.state in COMING and machine not in stuck]
     paid = [machine for machine in staying if machine.state is not MachineState.WANTED]
     over = why_stop(fleet.spending, caps)
     # What leaves already costs less soon: another one is stopped when that is not enough.
@@ -61,11 +65,13 @@ def scaling_of(fleet: Fleet, rules: ScalingRules, caps: SpendingCaps, now: datet
             "stop", f"there are more than GPU_MAX_MACHINES ({rules.most})", _least_used(staying, fleet.use).id
         )
     if coming:
-        return Scaling("none", f"machine {coming[0].id} is {coming[0].state}; there is one change at a time")
+        return Scaling("none", f"{_in_words(coming[0])}; there is one change at a time")
     if len(staying) < rules.least:
         return _start(fleet, rules, now, f"there are fewer than GPU_MIN_MACHINES ({rules.least})")
     if fleet.waiting is None:
         return Scaling("none", "nobody knows how many calls wait")
+    if fleet.waiting > rules.out_above and stuck:
+        return Scaling("none", f"{fleet.waiting} wait, more than {rules.out_above}, but {_in_words(stuck[0])}")
     if fleet.waiting > rules.out_above:
         return _start(fleet, rules, now, f"{fleet.waiting} wait, more than {rules.out_above}")
     if fleet.waiting >= rules.in_below:
@@ -79,6 +85,15 @@ def scaling_of(fleet: Fleet, rules: ScalingRules, caps: SpendingCaps, now: datet
             "none", f"fewer than {rules.in_below} wait, but not yet for {rules.in_after.total_seconds():g} s"
         )
     return Scaling("stop", f"fewer than {rules.in_below} wait", _least_used(staying, fleet.use).id)
+
+
+def has_no_offer(machine: Machine, now: datetime) -> bool:
+    """Whether the machine is only wanted, and was for too long."""
+    return machine.state is MachineState.WANTED and now - machine.state_since > OFFER_PATIENCE
+
+
+def _in_words(machine: Machine) -> str:
+    return f"machine {machine.id} is {machine.state}" + (f": {machine.reason}" if machine.reason else "")
 
 
 def _start(fleet: Fleet, rules: ScalingRules, now: datetime, reason: str) -> Scaling:

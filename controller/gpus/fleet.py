@@ -31,7 +31,7 @@ from backplane.domain.gpus import (
 )
 from backplane.errors import Unavailable
 from backplane.store import GpuMachines, ModelServerTable
-from controller.gpus.decision import FAILURES_WITHIN, Fleet, ScalingRules, scaling_of
+from controller.gpus.decision import FAILURES_WITHIN, OFFER_PATIENCE, Fleet, ScalingRules, has_no_offer, scaling_of
 from controller.gpus.health import Probe
 from controller.gpus.metrics import GpuMetrics
 from controller.gpus.provider import CreateRefused, GpuProvider, Instance, NewInstance
@@ -256,11 +256,11 @@ class GpuFleet:
         offer = next((one for one in offers if one.id not in self._refused), None)
         if offer is None:
             spec = machine.spec
-            await self._explain(machine, f"there is no offer of {spec.gpu_count} x {spec.gpu_type} within the price")
+            await self._not_placed(machine, f"there is no offer of {spec.gpu_count} x {spec.gpu_type} within the price")
             return
         reserved = await self._machines.reserve(machine, offer, rules.caps, now)
         if isinstance(reserved, str):
-            await self._explain(machine, reserved)
+            await self._not_placed(machine, reserved)
             return
         if reserved is None:
             return
@@ -278,6 +278,15 @@ class GpuFleet:
         if await self._move(reserved, MachineState.STARTING, contract=contract) is None:
             # Somebody has asked for its end meanwhile. The label leads to it.
             log.info("a GPU machine is changed while it is made", machine=machine.id, contract=contract)
+
+    async def _not_placed(self, machine: Machine, reason: str) -> None:
+        """What a person has asked for ends when it cannot be had: nobody expects to pay for it hours later. What the
+        autoscaler wants, it stops itself."""
+        if machine.wanted_by != AUTOSCALER and has_no_offer(machine, self._now()):
+            minutes = OFFER_PATIENCE.total_seconds() / 60
+            await self._end(machine, f"it could not be had within {minutes:g} minutes: {reason}")
+            return
+        await self._explain(machine, reason)
 
     async def _explain(self, machine: Machine, reason: str) -> None:
         if machine.reason != reason:

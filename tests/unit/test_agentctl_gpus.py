@@ -50,7 +50,7 @@ def test_a_machine_is_asked_for_with_what_is_named_alone(script: Script, agentct
     api = script(answer(202, MACHINE))
     code, printed, _ = agentctl("gpus", "start", "--gpu-count", "2")
     assert (code, json.loads(api.requests[0].body)) == (0, {"gpu_count": 2})
-    assert "0123456789ab is wanted" in printed
+    assert "0123456789ab is wanted; `agentctl gpus explain 0123456789ab`" in printed
 
 
 def test_a_machine_is_stopped(script: Script, agentctl: Agentctl) -> None:

@@ -8,12 +8,14 @@ import pytest
 
 from backplane.domain.gpus import (
     RESERVE_SECONDS,
+    FleetStatus,
     Machine,
     MachineSpec,
     MachineState,
     Spending,
     SpendingCaps,
     cost,
+    decision_in_words,
     due_charges,
     label_of,
     machine_id_of,
@@ -32,6 +34,7 @@ CAPS = SpendingCaps(hour=10 * DOLLAR, day=100 * DOLLAR)
 DAY_LEFT = timedelta(hours=12)
 QUIET = Spending(0, 0, DAY_LEFT)
 READY, STARTING, DRAINING = MachineState.READY, MachineState.STARTING, MachineState.DRAINING
+WANTED = MachineState.WANTED
 
 
 def machine(name: str, state: MachineState = READY, *, stop: str | None = None, minutes: int = 60) -> Machine:
@@ -60,7 +63,19 @@ A, B, C, D, E = (machine(name) for name in "abcde")
     [
         pytest.param(fleet(), "start", id="without any machine the minimum is started"),
         pytest.param(fleet(waiting=None), "start", id="also when nobody knows what waits"),
-        pytest.param(fleet(machine("a", MachineState.WANTED)), "none", id="one that is wanted counts"),
+        pytest.param(fleet(machine("a", WANTED)), "none", id="one that is wanted counts"),
+        pytest.param(
+            fleet(A, machine("b", WANTED, minutes=9), waiting=999), "none", id="and is waited for ten minutes"
+        ),
+        pytest.param(
+            fleet(A, machine("b", WANTED, minutes=11), waiting=999), "none", id="no second one for which is no offer"
+        ),
+        pytest.param(
+            fleet(A, B, machine("c", WANTED, minutes=9)), "none", id="none is stopped while one is wanted newly"
+        ),
+        pytest.param(
+            fleet(A, B, machine("c", WANTED, minutes=11)), "stop", id="one without an offer stops the others' end not"
+        ),
         pytest.param(fleet(A, waiting=100), "none", id="a hundred that wait start none"),
         pytest.param(fleet(A, waiting=101), "start", id="one more starts one"),
         pytest.param(fleet(A, machine("b", STARTING), waiting=999), "none", id="while one starts no other is started"),
@@ -118,6 +133,9 @@ def test_one_machine_is_started_or_stopped_at_a_time(found: Fleet, change: str) 
             fleet(*(machine(name) for name in "abcde"), machine("new", STARTING), use={"a": 0}),
             "new",
             id="of too many, one that does not serve yet",
+        ),
+        pytest.param(
+            fleet(A, B, machine("new", WANTED, minutes=11)), "new", id="when few wait, one that nobody offers"
         ),
     ],
 )
@@ -214,3 +232,14 @@ def test_a_label_leads_to_its_machine_and_to_no_other_platforms() -> None:
     assert machine_id_of(platform, label) == "0123456789ab"
     assert machine_id_of(other, label) is None
     assert machine_id_of(platform, "my own machine") is None
+
+
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [(None, "no controller has looked yet"), (5, "nothing changes"), (6, "no controller has looked since 2026-11-30")],
+)
+def test_a_decision_is_old_when_no_controller_looks(minutes: int | None, words: str) -> None:
+    status = None
+    if minutes is not None:
+        status = FleetStatus(NOW - timedelta(minutes=minutes), 0, "nothing changes", "")
+    assert decision_in_words(status, NOW).startswith(words)

@@ -1,6 +1,7 @@
 """GPU machines over simulated time: a day with its line and prices, a provider that is away, and seeds of faults."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from structlog.testing import capture_logs
 from backplane.domain.gpus import MachineState, SpendingCaps, cost
 from backplane.errors import Unavailable
 from tests.chaos.gpu_seeds import complaints_of
-from tests.gpu_machines import CENTS, Faults, MemoryMachines, World
+from tests.gpu_machines import CENTS, SPEC, Faults, MemoryMachines, World, wanted
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,24 @@ async def test_a_machine_that_is_to_stop_gets_no_calls_and_ends_those_it_has() -
     world.line.calls = {}
     await world.run(MINUTE)
     assert (await world.machines.get(row.id)).state is MachineState.ENDED
+
+
+async def test_a_machine_that_a_person_asked_for_and_nobody_offers_ends_by_itself_and_delays_no_other() -> None:
+    world = World.of()
+    await world.run(6 * MINUTE)
+    asked = replace(wanted(now=world.clock.now, by="somebody"), spec=replace(SPEC, gpu_type="H100"))
+    await world.machines.want(asked, 5)
+    await world.run(9 * MINUTE)
+    assert (await world.machines.get(asked.id)).reason == "there is no offer of 1 x H100 within the price"
+    world.line.waiting = 101
+    await world.run(2 * MINUTE)
+    ended = await world.machines.get(asked.id)
+    assert (ended.state, ended.reason) == (
+        MachineState.ENDED,
+        "it could not be had within 10 minutes: there is no offer of 1 x H100 within the price",
+    )
+    await world.run(2 * MINUTE)
+    assert len(states(world)) > 1
 
 
 @pytest.mark.slow

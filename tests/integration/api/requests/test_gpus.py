@@ -71,7 +71,8 @@ async def test_without_a_provider_no_machine_can_be_wanted_and_nothing_is_there(
     refused = await admin.http.post(URL, json={})
     assert (refused.status_code, "GPU_PROVIDER" in refused.json()["detail"]) == (409, True)
     assert (await admin.http.get(URL)).json() == {"instances": []}
-    assert (await admin.http.get("/api/vastai/explain")).json()["looked_at"] is None
+    explained = (await admin.http.get("/api/vastai/explain")).json()
+    assert (explained["looked_at"], "GPU_PROVIDER" in explained["decision"]) == (None, True)
     assert (await admin.http.get(f"{URL}/0123456789ab")).status_code == 404
     assert (await admin.http.delete(f"{URL}/0123456789ab")).status_code == 404
 
