@@ -43,6 +43,7 @@ TAGS = {
     "decision": ("approve", "reject", "answer"),
 }
 """The field by which the members of a union of requests differ, and its values."""
+_FIELD_PATH = re.compile(r"[a-z_]+(\.[a-z_]+)*")
 
 _MEANING = {
     401: "No bearer token, or one that is unknown or revoked.",
@@ -153,6 +154,11 @@ def of_validation(error: RequestValidationError, body: Any = None) -> JSONRespon
         # Where the validator cannot read the name of a field, the name is its input.
         detail = "the body: the name of a field contains a lone surrogate, which is no character; send valid UTF-8"
         return problem(422, "invalid_input", detail, field=str(fault.get("input") or "body"))
+    if not _place(fault) and fault["type"] == "value_error":
+        # A rule about several fields. Its words begin with the one to change.
+        detail = sentence_of(fault)
+        name = detail.partition(": ")[0]
+        return problem(422, "invalid_input", detail, field=name if _FIELD_PATH.fullmatch(name) else "body")
     if not _place(fault):
         detail = "the body: send a JSON object, with the header Content-Type: application/json"
         return problem(422, "invalid_input", detail, field="body")

@@ -13,6 +13,7 @@ import httpx
 
 from agentctl.api.api_error import JsonObject
 from agentctl.exit_codes import CommandError, ExitCode
+from backplane.net.go_patterns import go_pattern_fault
 
 NOT_FOUND = {"service": "http_status:404"}
 SCHEMES = frozenset({"http", "https", "tcp", "ssh", "rdp", "smb", "unix", "unix+tls", "ws", "wss"})
@@ -20,9 +21,6 @@ KEYS = frozenset({"hostname", "path", "service", "originRequest"})
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 _STATUS = re.compile(r"http_status:([1-9][0-9]{2})")
-_NOT_IN_GO = re.compile(r"\(\?(?:[=!>(#]|<[=!]|P=)|\\[1-9]|\\[ZGk]|[*+?}]\+")
-_REPEATED = re.compile(r"\{(\d+)(?:,(\d*))?\}")
-REPEATED_MAX = 1000
 
 
 def tunnel_config(services: Sequence[JsonObject], base: Mapping[str, Any], access: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,24 +95,10 @@ def _hostname_faults(place: str, hostname: Any) -> Iterator[str]:
 
 
 def _path_faults(place: str, path: Any) -> Iterator[str]:
-    """The tunnel's expressions are Go's, which have no lookaround and no references. What Go has and Python has not is
-    refused too, since nothing here could check it."""
-    if not path:
-        return
-    if not isinstance(path, str):
+    if path and not isinstance(path, str):
         yield f"{place}: it must be a text"
-        return
-    if found := _NOT_IN_GO.search(path):
-        yield f"{place}: a regular expression of Go has no {found[0]!r}"
-        return
-    for least, most in _REPEATED.findall(path):
-        if max(int(least), int(most or 0)) > REPEATED_MAX:
-            yield f"{place}: a regular expression of Go repeats at most {REPEATED_MAX:,} times"
-            return
-    try:
-        re.compile(path)
-    except (re.error, RecursionError, OverflowError) as error:
-        yield f"{place}: it is no regular expression: {error}"
+    elif path and (found := go_pattern_fault(path)):
+        yield f"{place}: {found}"
 
 
 def _service_faults(place: str, service: Any) -> Iterator[str]:

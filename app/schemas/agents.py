@@ -48,7 +48,7 @@ class NewPool(StrictRequest):
     @model_validator(mode="after")
     def _fits(self) -> "NewPool":
         if self.min_processes > self.max_processes:
-            raise ValueError("min_processes is more than max_processes; raise the one or lower the other")
+            raise ValueError("min_processes: it is more than max_processes; raise the one or lower the other")
         return self
 
 

@@ -25,6 +25,7 @@ from backplane.domain.services import (
 from backplane.domain.sizes import GIB, MIB
 from backplane.errors import InvalidInput
 from backplane.net.addresses import is_host
+from backplane.net.go_patterns import go_pattern_fault
 from backplane.net.hosts import normal_host
 
 _ID = "01936f7e-9f5c-7b3a-8c41-3d5e0f9a2b6c"
@@ -73,6 +74,12 @@ def _one_line(value: str) -> str:
     if any(not char.isprintable() for char in value):
         raise ValueError("it contains a line break or a control character; remove it")
     return value
+
+
+def _public_path(path: str) -> str:
+    if fault := go_pattern_fault(path):
+        raise ValueError(fault)
+    return path
 
 
 def _variables(environment: dict[str, str]) -> dict[str, str]:
@@ -132,7 +139,7 @@ class ServiceFields(StrictRequest):
         description="The host name under which the tunnel serves it.",
         examples=["hooks.example.org"],
     )
-    public_path: Line | None = Field(
+    public_path: Annotated[Line, AfterValidator(_public_path)] | None = Field(
         None, min_length=1, max_length=500, description="Only paths that this regular expression (Go's) finds."
     )
     protocol: Kind = Field(CheckKind.HTTP, description="What the tunnel speaks to it.")

@@ -301,7 +301,7 @@ def explanation(service: Service) -> str:
         parts.append(
             f"It goes up and down: single changes are not reported since {health.flapping_since:%Y-%m-%d %H:%M:%S} UTC."
         )
-    return " ".join(parts)
+    return " ".join(part if part.endswith(".") else f"{part}." for part in parts)
 
 
 def overall(statuses: Sequence[ServiceStatus]) -> str:

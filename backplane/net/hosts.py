@@ -19,6 +19,8 @@ from backplane.net.addresses import is_host, written_address
 
 STANDARD_PORTS = {"http": 80, "https": 443}
 PATTERN_MAX_CHARS = 300
+HOST_FORMS = "a name, such as example.org, or an address, such as 10.0.0.7"
+PATTERN_FORMS = "example.org, *.example.org, example.org:8080 or *"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +65,18 @@ class HostRules:
             return False
 
 
-def normal_host(written: str) -> str:
-    """A host in the form in which hosts are compared. Raises InvalidInput for what is none, and for an address that is
-    written so that only some programs know it for one (`0x7f.1`, `2130706433`)."""
+def normal_host(written: str, forms: str = HOST_FORMS) -> str:
+    """A host in the form in which hosts are compared. `forms`: what may be written in its place. Raises InvalidInput
+    for what is none, and for an address that is written so that only some programs know it for one (`0x7f.1`,
+    `2130706433`)."""
     host = written.removesuffix(".").lower()
     if not host.isascii():
         try:
             host = httpx.URL(f"http://{host}/").raw_host.decode("ascii").lower()
         except (httpx.InvalidURL, ValueError):
-            raise _no_host(written) from None
+            raise _no_host(written, forms) from None
     if not is_host(host) or host.endswith("."):
-        raise _no_host(written)
+        raise _no_host(written, forms)
     address = written_address(host)
     if address is not None and ":" not in host and str(address) != host:
         raise InvalidInput(f"{host} is an address in an unusual form: write {address}", field="host")
@@ -85,7 +88,7 @@ def split_port(written: str) -> tuple[str, int | None]:
     if written.startswith("["):
         host, bracket, rest = written[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise _no_host(written)
+            raise _no_host(written, PATTERN_FORMS)
         port = rest[1:] if rest else None
     elif written.count(":") == 1:
         host, _, port = written.partition(":")
@@ -113,10 +116,8 @@ def _rule(pattern: str) -> HostRule:
     if host == "*":
         return HostRule("", below=True, port=port)
     below = host.startswith("*.")
-    return HostRule(normal_host(host.removeprefix("*.")), below=below, port=port)
+    return HostRule(normal_host(host.removeprefix("*."), PATTERN_FORMS), below=below, port=port)
 
 
-def _no_host(written: str) -> InvalidInput:
-    return InvalidInput(
-        f"{written[:100]!r} is no host: write example.org, *.example.org, example.org:8080 or *", field="host"
-    )
+def _no_host(written: str, forms: str) -> InvalidInput:
+    return InvalidInput(f"{written[:100]!r} is no host: write {forms}", field="host")

@@ -6,6 +6,7 @@ name is resolved once, checked, and connected to as it was checked. No redirect 
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -76,7 +77,7 @@ class ServiceChecker:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await writer.wait_closed()
             return ""
-        raise failed or OSError("the name has no address")
+        raise failed or OSError("its host's name has no address")
 
     async def _http(self, spec: ServiceSpec) -> str:
         """That it answers with the expected status. Its body is not read: it may have no end."""
@@ -122,6 +123,8 @@ def _why(error: Exception) -> str:
         return "it does not speak HTTP, or closed the connection"
     if isinstance(error, httpx.ReadError):
         return "it closed the connection before it answered"
+    if any(isinstance(cause, socket.gaierror) for cause in _causes(error)):
+        return "its host's name has no address"
     words = str(error) or type(error).__name__
     return f"no connection: {words}"[:200]
 

@@ -1,6 +1,7 @@
 """Checks of services against servers on real ports: that answer, answer wrongly, slowly, for ever, or not at all."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -166,3 +167,12 @@ async def test_a_name_that_leads_to_a_metadata_server_is_not_connected_to(kind: 
 )
 def test_addresses_of_the_network_inside_may_be_asked_and_link_local_ones_not(address: str, may: bool) -> None:
     assert may_be_asked(ip_address(address)) is may
+
+
+async def test_a_name_without_an_address_is_said_in_words() -> None:
+    async def unknown(host: str, port: int) -> list[Address]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    for kind in CheckKind:
+        result = await checked(replace(spec_of(80, kind), host="nowhere.invalid"), resolver=unknown)
+        assert result.error == "its host's name has no address"

@@ -124,6 +124,7 @@ EXPLAINED = {
 def test_a_service_is_explained_in_words(case: str) -> None:
     explained, words = EXPLAINED[case]
     assert words in explanation(explained)
+    assert explanation(explained).endswith(".")
 
 
 @pytest.mark.parametrize(

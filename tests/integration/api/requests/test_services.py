@@ -123,10 +123,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a name that is a path": ({"name": "status"}, "name"),
     "a name like an id": ({"name": UNKNOWN_ID}, "name"),
     "a host with a path": ({"host": "10.0.0.1/x"}, "host"),
+    "a host with a port": ({"host": "a.example.org:80"}, "write a name, such as example.org, or an address"),
     "a host in an unusual form": ({"host": "2130706433"}, "host"),
     "an unknown kind": ({"check": {"kind": "icmp"}}, "check.kind"),
     "a check without an end": ({"check": {"timeout_seconds": 3600}}, "check.timeout_seconds"),
-    "a check that takes longer than its interval": ({"check": {"interval_seconds": 1}}, ""),
+    "a check that takes longer than its interval": (
+        {"check": {"interval_seconds": 1}},
+        "timeout_seconds: it must",
+    ),
     "a path without a slash": ({"check": {"path": "health"}}, "check.path"),
     "a path with a line break": ({"check": {"path": "/\r\nX: y"}}, "check.path"),
     "a status that is none": ({"check": {"expected_status": 600}}, "check.expected_status"),
@@ -134,7 +138,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a public endpoint with a wildcard": ({"public_endpoint": "*.example.org"}, "public_endpoint"),
     "a public endpoint that is an address": ({"public_endpoint": "10.0.0.1"}, "public_endpoint"),
     "a public endpoint that is a URL": ({"public_endpoint": "https://a.example.org"}, "public_endpoint"),
-    "a public path without an endpoint": ({"public_path": "/x"}, ""),
+    "a public path without an endpoint": ({"public_path": "/x"}, "public_path: it needs a public_endpoint"),
+    "a public path that Go does not take": (
+        {"public_endpoint": "a.example.org", "public_path": "(?=x)"},
+        "public_path",
+    ),
+    "a public path that is no expression": ({"public_endpoint": "a.example.org", "public_path": "["}, "public_path"),
     "an image with an option": ({"container": {"image": "--privileged"}}, "container.image"),
     "an image with a space": ({"container": {"image": "redis --privileged"}}, "container.image"),
     "a variable with a line break": ({"container": {"image": "a", "environment": {"A": "b\nC=d"}}}, "environment"),
@@ -154,4 +163,5 @@ async def test_what_cannot_be_is_refused_with_the_path_of_the_field(admin: Perso
     answer = await admin.http.post(SERVICES, json={"name": "redis", "port": 6379, **fields})
     assert answer.status_code == 422, answer.text
     assert path in answer.text
+    assert "Content-Type" not in answer.text, "the body was the object that is asked for"
     assert (await admin.http.get(SERVICES)).json()["services"] == []
