@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 ARGS ?=
 
 .PHONY: demo serve test test-slow test-all test-clients test-kubernetes attack environments chaos check bench image browser-image \
-	requirements clean
+	requirements console console-dev console-check clean
 
 # Start everything, run an example, show its events and files, stop everything.
 demo: .venv/installed
@@ -83,6 +83,26 @@ browser-image:
 # One JSON line a benchmark, and a table of all goals. One of them: make bench ARGS=queue_drain
 bench: .venv/installed-dev .venv-bench/installed
 	$(PYTHON) -m bench._table $(ARGS)
+
+# The console (console/) as it is committed in app/static/console. On a conflict in what is built, build again.
+console: console/node_modules/.installed
+	npm run --silent --prefix console build
+
+# The same with each change at once, before a running platform: make console-dev PLATFORM_URL=http://127.0.0.1:8000
+console-dev: console/node_modules/.installed
+	npm run --silent --prefix console dev
+
+# Types, style and unit tests of the console; what is committed must be what its source gives.
+console-check: console/node_modules/.installed
+	npm run --silent --prefix console check
+	npm run --silent --prefix console build -- --logLevel warn
+	@changed=$$(git status --porcelain app/static/console console/src/api); [ -z "$$changed" ] || \
+		{ echo "what is committed of the console is not what its source gives: run make console and commit" >&2; \
+		echo "$$changed" >&2; exit 1; }
+
+console/node_modules/.installed: console/package-lock.json
+	npm ci --prefix console --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 # Pin what pyproject.toml lists. Needs uv (https://docs.astral.sh/uv/).
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

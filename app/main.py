@@ -45,6 +45,7 @@ from app.routes import (
     artifacts,
     bulk,
     bus,
+    console,
     dead_letters,
     decisions,
     deployment_history,
@@ -202,6 +203,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         deployment_history,
         sessions,
         docs,
+        console,
     )
     if settings.api_metrics:
         routes = (*routes, metrics)

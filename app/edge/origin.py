@@ -1,8 +1,8 @@
 """What every answer says to a browser: run nothing of it, show it in no frame, guess no type, send no address on.
 
 The API's answers are data, so their policy allows nothing at all; `sandbox` holds for a file, too, that somebody
-uploaded and another opens. The page at /docs is the one exception, and names its own policy. TLS is the proxy's, and so
-is Strict-Transport-Security.
+uploaded and another opens. The pages at /docs and /console/ are the exceptions, and name their own policies. TLS is the
+proxy's, and so is Strict-Transport-Security.
 
 HEAD is answered where GET is, with the same status and headers.
 """

@@ -1,0 +1,24 @@
+// Every page of the console, once: its address, its place in the menu, and the code that is loaded when it is opened. A
+// page is one folder below `pages/`; to add one, add its line here.
+import { type ComponentType, type LazyExoticComponent, lazy } from "react";
+import type { IconName } from "./design/Icon";
+
+export interface Page {
+  /** As wouter reads it; what is in the address stands in `params`. */
+  path: string;
+  title: string;
+  /** Where there is none, the page is reached from others and does not stand in the menu. */
+  menu?: { icon: IconName; group: "work" | "platform" | "account"; shortcut?: string };
+  component: LazyExoticComponent<ComponentType>;
+}
+
+export const PAGES: readonly Page[] = [
+  {
+    path: "/runs",
+    title: "Runs",
+    menu: { icon: "list", group: "work", shortcut: "g r" },
+    component: lazy(() => import("./pages/runs/Runs")),
+  },
+  { path: "/", title: "Runs", component: lazy(() => import("./pages/runs/Runs")) },
+  { path: "/runs/:run/:tab?", title: "Run", component: lazy(() => import("./pages/run/Run")) },
+];
