@@ -17,11 +17,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def documents(root: Path) -> list[Path]:
-    """Every Markdown file of the project; what lies in a folder whose name starts with a dot is not the project's."""
-    found = (
-        path for path in root.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
+    """Every Markdown file of the project; what lies in a folder whose name starts with a dot, or that npm fills, is
+    not the project's."""
+    found = (path for path in root.rglob("*.md") if not any(map(_is_foreign, path.relative_to(root).parts)))
     return sorted(found)
+
+
+def _is_foreign(folder: str) -> bool:
+    return folder.startswith(".") or folder == "node_modules"
 
 
 def dead_links(document: Path, root: Path) -> Iterator[str]:
