@@ -14,11 +14,22 @@ export interface Page {
 
 export const PAGES: readonly Page[] = [
   {
+    path: "/",
+    title: "Overview",
+    menu: { icon: "gauge", group: "work", shortcut: "g o" },
+    component: lazy(() => import("./pages/overview/Overview")),
+  },
+  {
     path: "/runs",
     title: "Runs",
     menu: { icon: "list", group: "work", shortcut: "g r" },
     component: lazy(() => import("./pages/runs/Runs")),
   },
-  { path: "/", title: "Runs", component: lazy(() => import("./pages/runs/Runs")) },
   { path: "/runs/:run/:tab?", title: "Run", component: lazy(() => import("./pages/run/Run")) },
+  {
+    path: "/needs-you",
+    title: "Needs you",
+    menu: { icon: "hand", group: "work", shortcut: "g n" },
+    component: lazy(() => import("./pages/needs-you/NeedsYou")),
+  },
 ];

@@ -1508,6 +1508,22 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/console/session": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["show_session"];
+        put?: never;
+        post: operations["sign_in"];
+        delete: operations["sign_out"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/health/live": {
         parameters: {
             query?: never;
@@ -2944,7 +2960,7 @@ export interface components {
             };
         };
         /** @enum {string} */
-        ReasonCode: "not_started" | "being_cancelled" | "running" | "over" | "waits_for_person" | "waits_for_run" | "waits_for_event" | "sleeps" | "waits_for_model_slot" | "waits_for_model_tokens" | "queue_away" | "next_attempt" | "no_worker" | "queue_not_served" | "no_free_slot" | "runs_ahead" | "next" | "on_its_way" | "lost_in_queue" | "user_cap" | "tier_cap" | "resource_cap" | "agent_busy" | "agent_paused" | "agent_terminated" | "messages_ahead" | "no_process" | "number_not_served" | "pool_full" | "process_starts" | "turn_open" | "messages_wait" | "idle" | "asleep" | "last_turn_failed" | "ranges_overlap" | "ranges_missing";
+        ReasonCode: "not_started" | "being_cancelled" | "running" | "over" | "waits_for_person" | "waits_for_run" | "waits_for_event" | "sleeps" | "waits_for_model_slot" | "waits_for_model_tokens" | "queue_away" | "next_attempt" | "last_try_alone" | "no_worker" | "queue_not_served" | "no_free_slot" | "runs_ahead" | "next" | "on_its_way" | "lost_in_queue" | "user_cap" | "tier_cap" | "resource_cap" | "agent_busy" | "agent_paused" | "agent_terminated" | "messages_ahead" | "no_process" | "number_not_served" | "pool_full" | "process_starts" | "turn_open" | "messages_wait" | "idle" | "asleep" | "last_turn_failed" | "ranges_overlap" | "ranges_missing";
         ReasonView: {
             code: components["schemas"]["ReasonCode"];
             text: string;
@@ -3292,6 +3308,16 @@ export interface components {
             updated_at: string;
             webhook_url: string | null;
         };
+        SessionView: {
+            /** Format: date-time */
+            expires_at: string;
+            is_read_only: boolean;
+            user: components["schemas"]["UserView"];
+        };
+        SignIn: {
+            /** Format: password */
+            token: string;
+        };
         SpecForm: {
             /** @enum {string} */
             access_tier: "tier_1_read" | "tier_2_write_limited" | "tier_3_write_elevated" | "tier_4_policy";
@@ -3473,6 +3499,11 @@ export interface components {
             files_counted_at?: string | null;
             rows_counted_at?: string | null;
             runs: components["schemas"]["UsageOf"];
+        };
+        UserView: {
+            id: string;
+            name: string;
+            tier: components["schemas"]["Tier"];
         };
         ValidateRun: {
             /**
@@ -12086,6 +12117,159 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    show_session: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SessionView"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    sign_in: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SignIn"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SessionView"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    sign_out: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -1,5 +1,5 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { type ReactNode, useEffect } from "react";
+import { type ReactNode, Suspense, useEffect } from "react";
 import { Link, useLocation, useParams } from "wouter";
 import { api } from "../../api/client";
 import type { Run } from "../../api/types";
@@ -65,7 +65,7 @@ function OneRun({ id }: { id: string }) {
           </Link>
         ))}
       </nav>
-      {Shown && <Shown {...given} />}
+      <Suspense fallback={<SkeletonRows rows={6} />}>{Shown && <Shown {...given} />}</Suspense>
     </div>
   );
 }

@@ -15,8 +15,23 @@ interface Tab {
   component: ComponentType<TabGiven>;
 }
 
+const asked = ({ log }: TabGiven) =>
+  log.events.reduce((open, event) => {
+    if (event.type !== "decision") return open;
+    return event.data.status === "pending" ? open + 1 : Math.max(open - 1, 0);
+  }, 0);
+
 export const TABS: readonly Tab[] = [
+  { path: "timeline", title: () => "Timeline", component: lazy(() => import("./timeline/TimelineTab")) },
+  { path: "plan", title: () => "Plan", component: lazy(() => import("./plan/PlanTab")) },
   { path: "log", title: () => "Log", component: LogTab },
+  { path: "files", title: () => "Files", component: lazy(() => import("./files/FilesTab")) },
+  { path: "model-calls", title: () => "Model calls", component: lazy(() => import("./ModelCallsTab")) },
+  {
+    path: "decisions",
+    title: (given) => (asked(given) ? `Decisions · ${asked(given)} open` : "Decisions"),
+    component: lazy(() => import("./DecisionsTab")),
+  },
   { path: "events", title: () => "Events", component: lazy(() => import("./EventsTab")) },
   { path: "explain", title: () => "Explain", component: lazy(() => import("./ExplainTab")) },
 ];
