@@ -1,5 +1,6 @@
 """The API's error answers, as the commands see them: an exception with the problem's code, its text and its pause."""
 
+import re
 from typing import Any
 
 import httpx
@@ -7,6 +8,23 @@ import httpx
 from agentctl.exit_codes import CommandError, ExitCode
 
 JsonObject = dict[str, Any]
+
+COMMAND_OF_CALL = {
+    r"GET /api/deployments/([^/\s;]+)/revisions": r"`agentctl deployments revisions \1`",
+    r"PATCH /api/deployments/[^/\s;]+": "`agentctl deployments apply FILE`",
+    "GET /api/deployments": "`agentctl deployments list`",
+    "GET /api/v1/agents/pools": "`agentctl pools list`",
+    "GET /api/v1/agents": "`agentctl agents list`",
+    "GET /api/v1/hooks": "`agentctl hooks list`",
+    "GET /api/v1/schedules": "`agentctl schedules list`",
+    "GET /api/nas/services": "`agentctl services list`",
+    r"GET /agent/runs/([^/\s;]+)/model-calls": r"`agentctl model-calls \1`",
+    r"GET /agent/runs/([^/\s;]+)/decisions": r"`agentctl decisions \1`",
+    r"GET /agent/runs/([^/\s;]+)": r"`agentctl show \1`",
+    "GET /agent/runs": "`agentctl runs`",
+}
+"""The API's advice names calls; a person needs the command that makes the call. The longest first."""
+_CALLS = {re.compile(call + r"(?![/\w-])"): command for call, command in COMMAND_OF_CALL.items()}
 
 
 class ApiError(CommandError):
@@ -48,7 +66,14 @@ async def raise_for_problem(response: httpx.Response) -> None:
 
 def _all_of(problem: JsonObject) -> str:
     """Each thing that is wrong on a line of its own, where there are several."""
-    return "\n".join(fault["detail"] for fault in problem.get("errors") or [problem])
+    return in_commands("\n".join(fault["detail"] for fault in problem.get("errors") or [problem]))
+
+
+def in_commands(advice: str) -> str:
+    """The API's words, with the commands in place of the calls that they make."""
+    for call, command in _CALLS.items():
+        advice = call.sub(command, advice)
+    return advice
 
 
 def retry_after(response: httpx.Response) -> float:

@@ -126,12 +126,16 @@ def is_whole(given: str) -> bool:
     return _WHOLE.fullmatch(given) is not None
 
 
+def is_beginning(given: str) -> bool:
+    """Whether an id may begin so."""
+    return _BEGINNING.fullmatch(given.strip().lower()) is not None
+
+
 def beginning(given: str, what: str, listed_by: str) -> str:
     """Raises CommandError for what no id begins with."""
-    begins = given.strip().lower()
-    if not _BEGINNING.fullmatch(begins):
+    if not is_beginning(given):
         raise _none(what, given, listed_by)
-    return begins
+    return given.strip().lower()
 
 
 def the_only(what: str, given: str, found: dict[str, str], listed_by: str) -> str:

@@ -35,7 +35,9 @@ app = typer.Typer(
 
 @app.command()
 def apply(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON, as examples/deployment.yaml.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE|-", help="YAML or JSON, as examples/deployment.yaml; - is stdin.")
+    ],
     agent_id: Annotated[str | None, typer.Option(help="In place of the file's, or of the manifest's name.")] = None,
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="In place of the file's.")] = None,
     image: Annotated[str | None, typer.Option(help="In place of the file's.")] = None,

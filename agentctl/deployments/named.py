@@ -4,12 +4,13 @@ import re
 
 from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client
-from agentctl.api.ids import CANDIDATES_SHOWN, beginning, is_whole, the_only
+from agentctl.api.ids import CANDIDATES_SHOWN, is_beginning, is_whole, the_only
 from agentctl.api.pages import FetchPage, newest
 from agentctl.exit_codes import CommandError, ExitCode
 from backplane.domain.deployments import AGENT_ID_PATTERN, NAMESPACE_PATTERN
 
 LOOKED_AT = 1_000
+_LISTED_BY = "agentctl deployments list"
 
 
 async def whole_deployment_id(client: Client, given: str) -> str:
@@ -28,10 +29,15 @@ async def whole_deployment_id(client: Client, given: str) -> str:
             shown = [f"  {one['id']}  {in_words(one)}" for one in found[:CANDIDATES_SHOWN]]
             lines = [f"Several deployments are called {given}; give NAMESPACE/AGENT or the id:", *shown]
             raise CommandError(ExitCode.USAGE, "\n".join(lines))
-    begins = beginning(given, "deployment", "agentctl deployments list")
+    if slash or not is_beginning(given):
+        # For an administrator they are everybody's.
+        where = f" {agent_id!r} in the namespace {namespace!r}" if slash else f" called {given!r}"
+        text = f"There is no deployment{where} that you may see; `{_LISTED_BY}` lists them."
+        raise CommandError(ExitCode.REFUSED, text)
+    begins = given.strip().lower()
     fetch: FetchPage = lambda cursor, most: client.deployments(cursor, most)  # noqa: E731
     described = {one["id"]: in_words(one) for one in await newest(fetch, "deployments", LOOKED_AT)}
-    return the_only("deployment", begins, described, "agentctl deployments list")
+    return the_only("deployment", begins, described, _LISTED_BY)
 
 
 async def deployment_of(client: Client, declared: JsonObject) -> JsonObject | None:

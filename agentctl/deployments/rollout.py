@@ -52,20 +52,22 @@ async def follow_rollout(
     already. GAVE_UP where it waits, or after `seconds`; RUN_FAILED also where another revision runs in the end: the
     platform went back, an administrator rejected this one, or somebody else made one."""
     line, deadline, wanted = RolloutLine(deployment), time.monotonic() + seconds, deployment["revision"]
+    shown = ""
     live: AbstractContextManager[object] = nullcontext()
     if output.live:
         live = Live(line, console=output.out, transient=True, refresh_per_second=8)
     with live:
         while True:
             deployment = line.deployment = await client.deployment(deployment["id"])
-            seen = await _show_events(client, output, deployment["id"], seen)
+            seen, newest = await _show_events(client, output, deployment["id"], seen)
+            shown = newest or shown
             if (code := _end_of(deployment)) is not None:
                 break
             if time.monotonic() >= deadline:
                 code = ExitCode.GAVE_UP
                 break
             await asyncio.sleep(LOOK_SECONDS)
-    output.json_line(deployment) if output.json else output.line(progress(deployment))
+    output.json_line(deployment) if output.json else output.line(progress(_without(deployment, shown)))
     if deployment["revision"] != wanted:
         output.note(
             f"Revision {wanted} was followed by revision {deployment['revision']}: agentctl deployments events."
@@ -99,9 +101,19 @@ def _end_of(deployment: JsonObject) -> ExitCode | None:
     return _ENDS.get(deployment["status"])
 
 
-async def _show_events(client: Client, output: Output, deployment_id: str, seen: int) -> int:
-    found = (await client.deployment_events(deployment_id, limit=50))["events"]
+async def _show_events(client: Client, output: Output, deployment_id: str, seen: int) -> tuple[int, str]:
+    """The number of the newest event, and its message, where it is new."""
+    found, message = (await client.deployment_events(deployment_id, limit=50))["events"], ""
     for event in reversed(found):
         if event["number"] > seen and not output.json:
-            output.line(f"{local_time(event['at'])[11:]}  {event['type']}  {event['message']}")
-    return max(seen, *(int(event["number"]) for event in found), 0)
+            message = str(event["message"])
+            output.line(f"{local_time(event['at'])[11:]}  {event['type']}  {message}")
+    return max(seen, *(int(event["number"]) for event in found), 0), message
+
+
+def _without(deployment: JsonObject, shown: str) -> JsonObject:
+    """The deployment, whose reason does not say once more what the last line says: words of an engine are long."""
+    words = shown.partition(": ")[2]
+    if not words or words not in deployment["reason"]:
+        return deployment
+    return {**deployment, "reason": deployment["reason"].replace(words, "").rstrip(": ")}

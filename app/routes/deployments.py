@@ -105,8 +105,10 @@ async def create_deployment(
         parse_manifest(body.manifest, "manifest"),
         idempotency_of(idempotency_key, ["deployment", body.model_dump(mode="json")]),
     )
-    most = context.settings.deployments_user_max
-    made, is_new = await context.resources.store.deployments.create(user, new, most=most)
+    settings = context.settings
+    made, is_new = await context.resources.store.deployments.create(
+        user, new, most=settings.deployments_user_max, replicas=settings.deployments_replicas_user_max
+    )
     if not is_new:
         response.status_code = 200
     return DeploymentDetail.of(await context.rollout_waits.settled(request.scope, user, made, wait_seconds))
@@ -157,7 +159,9 @@ async def change_deployment(
     manifest: AgentManifest | None = None
     if body.manifest is not None:
         manifest = parse_manifest(body.manifest, "manifest")
-    changed = await context.resources.store.deployments.revise(there.id, user, image=body.image, manifest=manifest)
+    most = context.settings.deployments_replicas_user_max
+    deployments = context.resources.store.deployments
+    changed = await deployments.revise(there.id, user, image=body.image, manifest=manifest, most=most)
     return DeploymentDetail.of(await context.rollout_waits.settled(request.scope, user, changed, wait_seconds))
 
 
@@ -206,7 +210,8 @@ async def scale_deployment(
 ) -> DeploymentView:
     """Set the number of replicas by hand. Refused (409 `deployment_autoscaled`) where an autoscaler sets it."""
     there = await own(context, user, deployment_id)
-    changed = await context.resources.store.deployments.scale(there.id, body.replicas, user)
+    most = context.settings.deployments_replicas_user_max
+    changed = await context.resources.store.deployments.scale(there.id, body.replicas, user, most=most)
     return DeploymentView.of(await context.rollout_waits.settled(request.scope, user, changed, wait_seconds))
 
 
@@ -222,7 +227,8 @@ async def roll_back_deployment(
     """Deploy the content of an older revision, as a new one."""
     there = await own(context, user, deployment_id)
     _check_target(context)
-    changed = await context.resources.store.deployments.roll_back_to(there.id, user, body.revision)
+    most = context.settings.deployments_replicas_user_max
+    changed = await context.resources.store.deployments.roll_back_to(there.id, user, body.revision, most=most)
     return DeploymentView.of(await context.rollout_waits.settled(request.scope, user, changed, wait_seconds))
 
 

@@ -140,7 +140,10 @@ class DeploymentView(BaseModel):
         description="What the target has otherwise than it was declared, a line each.",
         examples=[["spec.replicas: wanted 2, found 5"]],
     )
-    url: str = Field(description="Where others in the cluster reach it; containers of one machine have no such name.")
+    url: str = Field(
+        description="Where others reach it: in a cluster by its Service; of containers of one machine, one that "
+        "is ready, or empty."
+    )
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None = Field(description="Since when it is being deleted.")

@@ -5,14 +5,17 @@ its server is. Sandboxes have an adapter of their own (`worker.sandbox.container
 step.
 """
 
+import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from backplane.containers.program import ANSWER_SECONDS, EngineResult, ask, lines
+from backplane.containers.program import ANSWER_SECONDS, PROXY_NAMES, EngineResult, ask, lines
+from backplane.domain.sizes import shortened
 from backplane.errors import Unavailable
 
 RUN_SECONDS = 1800.0
@@ -21,6 +24,9 @@ STOP_SECONDS = 30
 """What a container gets to end by itself, before it is killed."""
 LOG_LINES = 20
 WORDS_CHARS = 400
+LINE_BYTES = 4 * (WORDS_CHARS + 1)
+"""Of a line of these: a character has at most 4 bytes, and one more shows that there was more."""
+LOG_FILE = "10m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,20 @@ class PresentContainer:
     restarts: int = 0
     """By the engine itself."""
     made_at: datetime | None = None
+
+
+def log_words() -> list[str]:
+    """Options of `run` that keep the engine's file of what a container prints small. Docker and Podman both know this
+    driver and this limit; Podman calls the driver k8s-file."""
+    return ["--log-driver=json-file", f"--log-opt=max-size={LOG_FILE}"]
+
+
+def without_proxies(environment: Mapping[str, str], files: Iterable[str] = ()) -> dict[str, str]:
+    """The environment of a container, with the proxies empty that it does not set itself: engines hand their own ones
+    on inside, with the passwords in them, where nothing else is set. `files`: the texts of its `--env-file`s, over
+    which what is set here goes."""
+    own = {line.partition("=")[0].strip() for text in files for line in text.splitlines()}
+    return {**{name: "" for name in PROXY_NAMES if name not in own}, **environment}
 
 
 class ContainerEngine:
@@ -95,14 +115,19 @@ class ContainerEngine:
                 yield line
 
     async def last_lines(self, container_id: str) -> str:
-        """What it printed last; empty where the engine does not say."""
+        """What it printed last; empty where the engine does not say. A line that is too long to be kept as a whole
+        ends with `…`."""
+        asked = (*self._words, "logs", "--tail", str(LOG_LINES), container_id)
+        kept: deque[str] = deque(maxlen=LOG_LINES)
         try:
-            answer = await self._answer("logs", "--tail", str(LOG_LINES), container_id)
-        except Unavailable:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                # By the line, for one may have any length.
+                async with contextlib.aclosing(lines(asked, part="containers", most=LINE_BYTES)) as printed:
+                    async for line in printed:
+                        kept.append(shortened(line.decode("utf-8", "replace").strip(), WORDS_CHARS))
+        except (Unavailable, TimeoutError):
             return ""
-        return " | ".join(filter(None, (line.strip() for line in (answer.output + answer.error).splitlines())))[
-            -WORDS_CHARS:
-        ]
+        return " | ".join(filter(None, kept))[-WORDS_CHARS:]
 
     async def _ask(self, *arguments: str, seconds: float = ANSWER_SECONDS) -> str:
         answer = await self._answer(*arguments, seconds=seconds)

@@ -145,7 +145,8 @@ class Rollout:
     `is_complete`: all replicas are of that revision and available, and none of an older one is left. `reason`: why it
     is not complete, in the target's own words. `drift`: what differs from the declaration, a line each, `PATH: wanted
     VALUE, found VALUE`. `began_at`: when this revision was first asked for. `seen_at`: None until a controller has
-    looked. `urls`: where workers reach the replicas that are ready, without a path; empty: none is."""
+    looked. `urls`: where workers reach the replicas that are ready, without a path; empty: none is.
+    `url`: where others reach it; empty: nowhere by one name; None: a controller of an older release wrote this."""
 
     revision: int = 0
     replicas: int = 0
@@ -158,6 +159,7 @@ class Rollout:
     began_at: datetime | None = None
     seen_at: datetime | None = None
     urls: tuple[str, ...] = ()
+    url: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         times = {name: at.isoformat() if (at := getattr(self, name)) else None for name in ("began_at", "seen_at")}
@@ -202,6 +204,11 @@ class Deployment:
 
     @property
     def url(self) -> str:
+        """Where others reach it, as the controller says; before it has looked, and in a cluster, the Service's name."""
+        return self.service_url if self.rollout.url is None else self.rollout.url
+
+    @property
+    def service_url(self) -> str:
         """Where others in the cluster reach it."""
         return f"http://{self.object_name}.{self.namespace}.svc:80"
 
@@ -293,6 +300,20 @@ def next_replicas(replicas: int | None, before: AgentManifest, after: AgentManif
     if after.is_autoscaled or before.is_autoscaled or before.scaling.min_replicas != after.scaling.min_replicas:
         return first_replicas(after)
     return replicas
+
+
+def replicas_at_most(deployment: Deployment) -> int:
+    """How many it may come to have as it is wanted, of what runs and of a revision that waits for approval."""
+    running, current = deployment.effective, deployment.current
+    counts = [0]
+    if running is not None:
+        counts.append(running.manifest.scaling.max_replicas or deployment.replicas or 0)
+    is_new = running is None or current.number != running.number
+    if is_new and current.approval is not Approval.REJECTED:
+        before = running.manifest if running is not None else current.manifest
+        after = next_replicas(deployment.replicas, before, current.manifest)
+        counts.append(current.manifest.scaling.max_replicas or after or 0)
+    return max(counts)
 
 
 def namespace_fault(namespace: str, reserved: Collection[str] = RESERVED_NAMESPACES) -> str | None:

@@ -19,3 +19,9 @@ class DeploymentSettings:
         "", description="Folder with NAMESPACE/NAME.env for each secret that a manifest names, for containers."
     )
     deployments_user_max: int = Field(100, ge=0, le=10_000, description="Deployments of a user.")
+    deployments_replicas_user_max: int = Field(
+        200,
+        ge=0,
+        le=100_000,
+        description="Replicas of all deployments of a user; of an autoscaled one its maximum.",
+    )

@@ -34,7 +34,8 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class LineCursor:
-    """How far a replica's lines are stored. `last`: the time of the last one; several may have it."""
+    """How far a replica's lines are stored. `last`: the time of the last one. `_count`: how many that are stored have
+    it: of two lines of one microsecond, a controller may have stored one when it was killed."""
 
     last: datetime | None = None
     _count: int = 0
@@ -86,7 +87,7 @@ class _Followed:
     lines: list[PrintedLine] = field(default_factory=list)
     left_out: int = 0
     tasks: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
-    known: dict[str, datetime] | None = None
+    known: dict[str, tuple[datetime, int]] | None = None
     has_room: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -137,7 +138,7 @@ class LogFollower:
         return sum(not task.done() for one in self._followed.values() for task in one.tasks.values())
 
     async def _read(self, followed: _Followed, replica: str) -> None:
-        cursor = LineCursor((followed.known or {}).get(replica))
+        cursor = LineCursor(*(followed.known or {}).get(replica, (None, 0)))
         waits = pauses()
         while True:
             deployment = followed.deployment

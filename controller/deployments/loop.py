@@ -20,6 +20,7 @@ from backplane.process.retrying import pauses
 from backplane.process.tasks import end
 from backplane.settings import fixed
 from backplane.store import DeploymentStore
+from controller.deployments.collecting import Collector
 from controller.deployments.decision import (
     DeploymentStep,
     events_of,
@@ -32,7 +33,8 @@ from controller.deployments.decision import (
 )
 from controller.deployments.logs import LogFollower
 from controller.deployments.metrics import DeploymentMetrics
-from controller.deployments.target import DeployTarget, TargetRefused
+from controller.deployments.target import DeployTarget, Removal, TargetRefused
+from controller.deployments.wanted import WantedDeployments
 from controller.leader import Leader
 
 AT_ONCE = 8
@@ -63,10 +65,12 @@ class DeploymentsLoop:
         self, store: DeploymentStore, target: DeployTarget, leader: Leader, metrics: DeploymentMetrics
     ) -> None:
         self._store = store
+        self._wanted = WantedDeployments(store)
         self._target = target
         self._leader = leader
         self._metrics = metrics
         self._logs = LogFollower(store, target)
+        self._collector = Collector(store, target)
         self._troubles: dict[str, _Trouble] = {}
         self._at_work: dict[str, asyncio.Task[None]] = {}
         self._versions: dict[str, int] = {}
@@ -88,6 +92,7 @@ class DeploymentsLoop:
                 await asyncio.sleep(pause)
         finally:
             await end(*self._at_work.values())
+            await self._collector.stop()
             await self._logs.stop()
             await self._leader.give_up()
             await self._target.close()
@@ -98,7 +103,7 @@ class DeploymentsLoop:
             self._metrics.another_leads()
             await self._logs.stop()
             return False
-        deployments = await self._store.all_wanted()
+        deployments = await self._wanted.read()
         began = time.monotonic()
         try:
             await self._target.look(deployments)
@@ -108,6 +113,7 @@ class DeploymentsLoop:
         self._metrics.saw(deployments, time.monotonic() - began)
         self._troubles = {one.id: self._troubles[one.id] for one in deployments if one.id in self._troubles}
         await self._look_after_all(deployments)
+        await self._collector.collect(self._target.left())
         if self._leader.is_certain:
             await self._logs.follow(deployments)
         else:
@@ -189,7 +195,8 @@ class DeploymentsLoop:
         if not self._may_try(deployment):
             return self._troubles[deployment.id].reason
         try:
-            left = await self._target.remove(deployment)
+            grace = deployment.delete_grace_seconds
+            left = await self._target.remove(Removal(deployment.id, deployment.namespace, grace))
         except TargetRefused as error:
             self._failed(deployment, error.reason, is_refused=True)
             return error.reason

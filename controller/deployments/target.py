@@ -29,6 +29,15 @@ class SeenDeployment:
     is_as_declared: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What is to be taken away. `grace_seconds`: of its replicas."""
+
+    id: str
+    namespace: str
+    grace_seconds: int
+
+
 def replicas_wanted(deployment: Deployment) -> int | None:
     """Of the revision that the target is to have, which may be an older one than the row's number is about; None: an
     autoscaler decides, or nothing may run."""
@@ -52,9 +61,13 @@ class DeployTarget(ABC):
         """Make it as its current revision says. Raises TargetRefused, and Unavailable where another try may help."""
 
     @abstractmethod
-    async def remove(self, deployment: Deployment) -> str:
-        """Take all of it away. What is still left, in words; empty: it is proved that nothing is. Raises
+    async def remove(self, removal: Removal) -> str:
+        """Take away all of it that is ours. What is still left, in words; empty: it is proved that nothing is. Raises
         TargetRefused and Unavailable."""
+
+    @abstractmethod
+    def left(self) -> Sequence[Removal]:
+        """Of which the last look found something, and which were not among the deployments that it was about."""
 
     @abstractmethod
     def replicas(self, deployment: Deployment) -> Sequence[str]:

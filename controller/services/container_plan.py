@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from backplane.containers.engine import PresentContainer
+from backplane.containers.engine import PresentContainer, log_words, without_proxies
 from backplane.domain.services import PIDS_MAX, VOLUME_PREFIX, Service
 
 PLATFORM_LABEL = "agent-platform.platform"
@@ -54,8 +54,8 @@ def digest_of(service: Service, rules: ServicesHost) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def run_words(service: Service, rules: ServicesHost, env_file: str) -> Sequence[str]:
-    """Options of `run`, the image and its command."""
+def run_words(service: Service, rules: ServicesHost, env_file: str, env_text: str = "") -> Sequence[str]:
+    """Options of `run`, the image and its command. `env_text`: what `env_file` holds."""
     container = service.spec.container
     assert container is not None
     host = f"[{rules.bind}]" if ":" in rules.bind else rules.bind
@@ -69,13 +69,14 @@ def run_words(service: Service, rules: ServicesHost, env_file: str) -> Sequence[
         *(f"--label={name}={value}" for name, value in labels.items()),
         "--restart=unless-stopped",
         f"--publish={host}:{service.spec.port}:{container.port or service.spec.port}",
-        *(f"--env={name}={value}" for name, value in container.environment.items()),
+        *(f"--env={name}={value}" for name, value in without_proxies(container.environment, [env_text]).items()),
         *([f"--env-file={env_file}"] if env_file else []),
         *(f"--volume={VOLUME_PREFIX}{service.name}-{name}:{folder}" for name, folder in container.volumes.items()),
         f"--memory={container.memory_bytes}",
         f"--cpus={container.cpus:g}",
         f"--pids-limit={PIDS_MAX}",
         "--security-opt=no-new-privileges",
+        *log_words(),
         container.image,
         *container.command,
     ]

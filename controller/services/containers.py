@@ -134,7 +134,8 @@ class ServiceContainers:
             await self._write(service, ContainerState.FAILED, _ended(present, words))
             await self._engine.start(present.id)
         else:
-            await self._engine.run(run_words(service, self._rules, self._env_file(service)))
+            file = self._env_file(service)
+            await self._engine.run(run_words(service, self._rules, file, await _text_of(file)))
             await self._write(service, ContainerState.RUNNING)
         log.info("a container of a service was started", service=service.name, action=action.value)
 
@@ -176,6 +177,14 @@ class ServiceContainers:
             return ""
         file = self._env_folder / f"{service.name}.env"
         return str(file) if file.is_file() else ""
+
+
+async def _text_of(file: str) -> str:
+    """Raises Unavailable."""
+    try:
+        return await asyncio.to_thread(Path(file).read_text, "utf-8") if file else ""
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{file} cannot be read: {error}", part="containers") from None
 
 
 def _ended(present: PresentContainer, words: str) -> str:

@@ -1,13 +1,15 @@
 """`agentctl deployments` as people and scripts rely on it."""
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from agentctl.deployments import rollout
+from agentctl.deployments import declared, rollout
 from backplane.domain.agent_manifest import parse_manifest
 from tests.deployments import IMAGE, MANIFEST
 from tests.scripted_api import answer, problem, raw, stream
@@ -131,6 +133,81 @@ def test_a_field_that_does_not_exist_is_refused_also_where_options_say_all_else(
     file.write_text(json.dumps({**yaml.safe_load(EXAMPLE.read_text()), "replicas": 3}))
     code, _, error = agentctl("deployments", "apply", str(file), "-n", "team-b")
     assert (code, "no such field: replicas" in error, api.requests) == (2, True, [])
+
+
+def test_a_deployment_is_read_from_standard_input(
+    script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = script(NONE, answer(201, DEPLOYMENT))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(EXAMPLE.read_bytes())))
+    assert agentctl("deployments", "apply", "-")[0] == 0
+    assert json.loads(api.requests[1].body) == yaml.safe_load(EXAMPLE.read_text())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (b"", "standard input: it must be an object"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"#" * (declared.FILE_MAX_BYTES + 1), "more than 1,048,576 bytes"),
+    ],
+)
+def test_standard_input_that_is_none_is_refused_before_any_call(
+    script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch, given: bytes, says: str
+) -> None:
+    api = script()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+    code, _, error = agentctl("deployments", "apply", "-")
+    assert (code, says in error, api.requests) == (2, True, [])
+
+
+def test_standard_input_may_be_as_long_as_is_read(
+    script: Script, agentctl: Agentctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(NONE, answer(201, DEPLOYMENT))
+    example = EXAMPLE.read_bytes()
+    given = example + b"#" * (declared.FILE_MAX_BYTES - len(example))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+    assert agentctl("deployments", "apply", "-")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("team-a/nope", "There is no deployment 'nope' in the namespace 'team-a' that you may see;"),
+        ("nope", "There is no deployment called 'nope' that you may see;"),
+        ("01936f", "No deployment of yours begins with '01936f';"),
+    ],
+)
+def test_a_deployment_that_is_not_there_is_named_as_it_was_given(
+    script: Script, agentctl: Agentctl, given: str, says: str
+) -> None:
+    script(NONE, NONE)
+    code, _, error = agentctl("deployments", "show", given)
+    assert (code, says in error, "agentctl deployments list" in error) == (4, True, True), error
+
+
+def test_advice_of_the_api_names_the_command_and_no_call(script: Script, agentctl: Agentctl) -> None:
+    words = f"no revision 9 of deployment {ID} is kept; GET /api/deployments/{ID}/revisions lists those there are"
+    script(FOUND, problem(404, "not_found", words))
+    _, _, error = agentctl("deployments", "rollback", "support", "--revision", "9")
+    assert f"`agentctl deployments revisions {ID}` lists those there are" in error
+    assert "/api/" not in error
+
+
+def test_an_engines_words_are_shown_once(script: Script, agentctl: Agentctl) -> None:
+    words = "`podman run` failed: no such image"
+    failed = {"number": 2, "type": "failed", "message": f"revision 3: {words}", "revision": 3, "at": AT}
+    script(
+        FOUND,
+        events(1),
+        deployment(),
+        deployment(status="failed", reason=f"revision 3 does not roll out, 0 of 2 replicas are ready: {words}"),
+        answer(200, {"events": [failed], "next_cursor": None}),
+    )
+    code, printed, _ = agentctl("deployments", "apply", str(EXAMPLE), "--wait")
+    assert (code, printed.count(words)) == (1, 1)
+    assert "does not roll out, 0 of 2 replicas are ready\n" in printed
 
 
 def test_all_faults_of_a_manifest_are_shown(script: Script, agentctl: Agentctl) -> None:

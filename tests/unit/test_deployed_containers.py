@@ -9,12 +9,14 @@ from backplane.containers.engine import PresentContainer
 from backplane.domain.deployments import Rollout
 from controller.deployments.containers.plan import (
     CONTENT_LABEL,
+    HEALTH_LABEL,
     HOPELESS_AFTER,
     REVISION_LABEL,
     ContainerHost,
     ReplicaContainer,
     changes_of,
     content_of,
+    health_of,
     number_wanted,
     replica_words,
     rollout_of_containers,
@@ -112,6 +114,41 @@ def test_a_replica_has_limits_and_no_rights() -> None:
         *("--publish=127.0.0.1::3000", "--env=PORT=3000", "--env-file=/secrets/ada-agents/keys.env"),
     ):
         assert word in words
+
+
+def test_a_replica_is_probed_as_its_own_revision_said() -> None:
+    words = replica_words("greeter-1", NEW, deployment_of(revision_of(agent_manifest(health="/old"))), HOST)
+    [label] = [word for word in words if word.startswith(f"--label={HEALTH_LABEL}=")]
+    made = PresentContainer("1", "greeter-1", {HEALTH_LABEL: label.split("=", 2)[2]})
+    health = health_of(made)
+    assert health is not None
+    assert (health.path, health.readiness_delay) == ("/old", 1)
+    for labels in ({}, {HEALTH_LABEL: "no JSON"}, {HEALTH_LABEL: "[1]"}, {HEALTH_LABEL: '{"other": 1}'}):
+        assert health_of(PresentContainer("1", "greeter-1", labels)) is None
+
+
+def test_another_health_check_is_another_content() -> None:
+    before = content_of(revision_of(agent_manifest()), HOST, [])
+    assert content_of(revision_of(agent_manifest(health="/other")), HOST, []) != before
+
+
+def test_the_engines_file_of_what_a_replica_prints_has_a_limit() -> None:
+    words = replica_words("greeter-1", NEW, deployment_of(), HOST)
+    assert {"--log-driver=json-file", "--log-opt=max-size=10m"} <= set(words[: words.index("agents/greeter:1")])
+
+
+def test_a_replica_has_no_proxy_but_that_of_its_own_variables_and_secrets() -> None:
+    manifest = agent_manifest(environment={"HTTP_PROXY": "http://own"}, secrets=["keys"])
+    words = replica_words("greeter-1", NEW, deployment_of(revision_of(manifest)), HOST, ["https_proxy=http://secret"])
+    assert {"--env=HTTP_PROXY=http://own", "--env=http_proxy=", "--env=HTTPS_PROXY="} <= set(words)
+    assert not [word for word in words if word.startswith("--env=https_proxy=")]
+
+
+def test_what_a_user_writes_arrives_as_it_is() -> None:
+    manifest = agent_manifest(environment={"A": "$(HOME) $$(B) $C"}, arguments=["$(A)", "$$"])
+    words = replica_words("greeter-1", NEW, deployment_of(revision_of(manifest)), HOST)
+    assert "--env=A=$(HOME) $$(B) $C" in words
+    assert words[-2:] == ["$(A)", "$$"]
 
 
 def test_where_an_autoscaler_is_wanted_the_least_runs() -> None:

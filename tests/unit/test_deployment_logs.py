@@ -31,9 +31,15 @@ def test_lines_of_the_same_moment_are_counted() -> None:
 
 
 def test_what_another_controller_has_stored_is_dropped() -> None:
-    cursor = LineCursor(NOW)
+    cursor = LineCursor(NOW, 2)
     cursor.begin()
     assert [cursor.is_new(NOW + at(second)) for second in (-1, 0, 0, 1)] == [False, False, False, True]
+
+
+def test_of_two_lines_of_one_moment_the_one_that_a_killed_controller_has_not_stored_is_new() -> None:
+    cursor = LineCursor(NOW, 1)
+    cursor.begin()
+    assert [cursor.is_new(NOW), cursor.is_new(NOW), cursor.is_new(NOW + at(1))] == [False, True, True]
 
 
 def test_a_burst_is_kept_and_a_flood_is_not() -> None:

@@ -1,6 +1,7 @@
 """What a deployment is in a cluster: its objects, what they promise, and what differs from them."""
 
 import copy
+import re
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -227,3 +228,22 @@ def test_the_same_amount_in_another_notation_is_no_drift() -> None:
     assert list(drift_of(wanted, live)) == []
     container["resources"]["limits"]["memory"] = "65Mi"
     assert len(list(drift_of(wanted, live))) == 1
+
+
+def expanded(text: str, variables: dict[str, str]) -> str:
+    """As a kubelet does it: `$$` is one `$`, `$(NAME)` the variable's value where there is one."""
+    return re.sub(r"\$(\$|\((.*?)\))", lambda found: _value(found, variables), text)
+
+
+def _value(found: re.Match[str], variables: dict[str, str]) -> str:
+    return "$" if found[1] == "$" else variables.get(found[2], found[0])
+
+
+@pytest.mark.parametrize("value", ["$(A)", "$$(A)", "$$$(A)", "a$b", "$", "$$", "$(", "$(A", "100 $", "no dollar"])
+def test_a_value_arrives_in_a_pod_as_its_user_wrote_it(value: str) -> None:
+    deployment = of(environment={"A": "expanded", "B": value}, command=["sh", value], arguments=[value])
+    container = made(deployment)["spec"]["template"]["spec"]["containers"][0]
+    given = {one["name"]: one["value"] for one in container["env"]}
+    assert expanded(given["B"], given) == value
+    assert [expanded(word, given) for word in container["command"]] == ["sh", value]
+    assert [expanded(word, given) for word in container["args"]] == [value]

@@ -29,8 +29,11 @@ class Hanging:
     async def leads(self) -> bool:
         return True
 
-    async def all_wanted(self) -> Any:
-        return self.rows
+    async def keys_of_all(self) -> Any:
+        return {row.id: (row.version, 0, NOW) for row in self.rows}
+
+    async def of_ids(self, ids: Any) -> Any:
+        return [row for row in self.rows if row.id in ids]
 
     async def look(self, _: Any) -> None: ...
 
@@ -44,6 +47,9 @@ class Hanging:
 
     async def remove(self, _: Any) -> str:
         return ""
+
+    def left(self) -> Any:
+        return []
 
     async def write_rollout(self, *_: Any) -> bool:
         return False

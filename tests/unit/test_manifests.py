@@ -22,7 +22,7 @@ from worker.sandbox.base import Limits
 from worker.sandbox.kubernetes.manifest import JobSettings, manifest
 
 PROJECT = Path(__file__).parents[2]
-OVERLAYS = ("minimal", "production", "keda")
+OVERLAYS = ("minimal", "production", "keda", "deployments")
 ROLES = ("team-leader", "business-analyst", "developer", "tester")
 POOLS = {f"agent-{name}-pool": f"{name.replace('-', '_')}_pool" for name in ROLES}
 LAST_WORDS_SECONDS = 10

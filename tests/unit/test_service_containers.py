@@ -71,7 +71,7 @@ def test_a_container_stays_when_only_its_check_changes() -> None:
 
 
 def test_a_container_is_labelled_bounded_and_mounts_no_folder_of_the_host() -> None:
-    words = list(run_words(SERVICE, RULES, ""))
+    words = [word for word in run_words(SERVICE, RULES, "") if not word.lower().endswith("_proxy=")]
     assert words == [
         "--name=agent-service-redis",
         "--label=agent-platform.platform=p1",
@@ -85,7 +85,17 @@ def test_a_container_is_labelled_bounded_and_mounts_no_folder_of_the_host() -> N
         "--cpus=1",
         "--pids-limit=4096",
         "--security-opt=no-new-privileges",
+        "--log-driver=json-file",
+        "--log-opt=max-size=10m",
         "docker.io/library/redis:8",
         *("redis-server", "--appendonly", "yes"),
     ]
     assert "--env-file=/s/redis.env" in run_words(SERVICE, RULES, "/s/redis.env")
+
+
+def test_a_container_has_no_proxy_but_its_own() -> None:
+    container = replace(CONTAINER, environment={"HTTPS_PROXY": "http://own"})
+    service = replace(SERVICE, spec=replace(SERVICE.spec, container=container))
+    words = set(run_words(service, RULES, "/s/redis.env", "# proxies\nNO_PROXY=a,b\n"))
+    assert {"--env=HTTPS_PROXY=http://own", "--env=HTTP_PROXY=", "--env=https_proxy=", "--env=no_proxy="} <= words
+    assert not [word for word in words if word.startswith("--env=NO_PROXY=")]

@@ -37,6 +37,7 @@ from backplane.store.database import Database
 from backplane.store.deployments import logs
 from backplane.store.deployments.change import RUNNABLE, DeploymentChange, NewEvent, publish
 from backplane.store.deployments.creation import check_is_new, insert_deployment, made_before, take_namespace
+from backplane.store.deployments.replicas import check_replicas
 from backplane.store.deployments.revising import RevisionContent, decide, go_back, revise
 from backplane.store.deployments.rows import deployment_of, event_of, missing, revision_of, whole
 from backplane.store.deployments.tables import deployment_events, deployment_revisions, deployments
@@ -45,6 +46,7 @@ from backplane.store.tables import users
 PAGE = 500
 NAMED_READ = 100
 """Of one name: a user has fewer namespaces (NAMESPACES_MAX)."""
+DeploymentKey = tuple[int, int, datetime]
 _OUTCOME_EVENT = {
     RevisionOutcome.ROLLED_OUT: DeploymentEventType.ROLLED_OUT,
     RevisionOutcome.FAILED: DeploymentEventType.FAILED,
@@ -56,9 +58,13 @@ class DeploymentStore:
         self._database = database
         self._bell = bell
 
-    async def create(self, user: User, new: NewDeployment, *, most: int) -> tuple[Deployment, bool]:
-        """The deployment, and whether it is new: the same key and request answer the one that they made before. Raises
-        IdempotencyKeyReused, TooLarge when the user has `most` already, NamespaceTaken and DeploymentExists."""
+    async def create(
+        self, user: User, new: NewDeployment, *, most: int, replicas: int | None = None
+    ) -> tuple[Deployment, bool]:
+        """The deployment, and whether it is new: the same key and request answer the one that they made before.
+        `replicas`: so many may be wanted of the user's deployments in all, here and below; None: any number. Raises
+        IdempotencyKeyReused, TooLarge when the user has `most` already or would want too many replicas, NamespaceTaken
+        and DeploymentExists."""
 
         def write(connection: Connection) -> tuple[Deployment, bool, list[Announcement]]:
             # One writer a user at a time, so that two of them cannot both be the last that fits.
@@ -71,6 +77,7 @@ class DeploymentStore:
             take_namespace(connection, user.id, new.namespace)
             check_is_new(connection, new)
             made = insert_deployment(connection, user, new)
+            check_replicas(connection, None, made, replicas)
             return made, True, publish(connection, made, [made.status.value], made.created_at)
 
         made, is_new, announced = await self._database.write(write)
@@ -119,10 +126,16 @@ class DeploymentStore:
         return await self._page(query)
 
     async def revise(
-        self, deployment_id: str, by: User, *, image: str | None = None, manifest: AgentManifest | None = None
+        self,
+        deployment_id: str,
+        by: User,
+        *,
+        image: str | None = None,
+        manifest: AgentManifest | None = None,
+        most: int | None = None,
     ) -> Deployment:
-        """Make a new revision with another image, another manifest, or both. The same content changes nothing. Raises
-        NotFound, TransitionNotAllowed."""
+        """Make a new revision with another image, another manifest, or both. The same content changes nothing. `most`:
+        replicas of its user's deployments in all. Raises NotFound, TransitionNotAllowed, TooLarge."""
 
         def revised(change: DeploymentChange) -> None:
             current = change.before.current
@@ -130,12 +143,16 @@ class DeploymentStore:
             if content_digest(*content) != current.digest:
                 is_new = {"image": content.image != current.image, "manifest": content.manifest != current.manifest}
                 revise(change, by, content, f"another {' and '.join(name for name, new in is_new.items() if new)}")
+            check_replicas(change.connection, change.before, change.after, most)
 
         return await self._change(deployment_id, revised)
 
-    async def roll_back_to(self, deployment_id: str, by: User, number: int | None = None) -> Deployment:
+    async def roll_back_to(
+        self, deployment_id: str, by: User, number: int | None = None, *, most: int | None = None
+    ) -> Deployment:
         """Make a new revision with the content of an older one: of `number`, or of the last one that has another
-        content than the current one. Raises NotFound, TransitionNotAllowed."""
+        content than the current one. `most`: replicas of its user's deployments in all. Raises NotFound,
+        TransitionNotAllowed, also for one that was rejected, and TooLarge."""
 
         def rolled_back(change: DeploymentChange) -> None:
             revisions, current = deployment_revisions.c, change.before.current
@@ -151,9 +168,15 @@ class DeploymentStore:
                         f"no revision {number} of deployment {deployment_id} is kept; GET "
                         f"/api/deployments/{deployment_id}/revisions lists those there are"
                     )
+                if older.approval is Approval.REJECTED:
+                    raise TransitionNotAllowed(
+                        f"revision {number} was rejected; go back to another one, or deploy its content as a change, "
+                        "which an administrator looks at anew"
+                    )
             if older.digest != current.digest:
                 content = RevisionContent(older.image, older.manifest)
                 revise(change, by, content, f"back to revision {older.number}")
+            check_replicas(change.connection, change.before, change.after, most)
 
         return await self._change(deployment_id, rolled_back)
 
@@ -164,12 +187,17 @@ class DeploymentStore:
             current = change.before.current
             if current.approval is Approval.PENDING:
                 raise TransitionNotAllowed(f"revision {current.number} waits for approval, and nothing of it runs")
+            if current.approval is Approval.REJECTED:
+                raise TransitionNotAllowed(
+                    f"revision {current.number} was rejected, and nothing of it runs; deploy another image or manifest"
+                )
             revise(change, by, RevisionContent(current.image, current.manifest), "restart", restarts=1)
 
         return await self._change(deployment_id, restarted)
 
-    async def scale(self, deployment_id: str, replicas: int, by: User) -> Deployment:
-        """Raises NotFound, DeploymentAutoscaled, TransitionNotAllowed."""
+    async def scale(self, deployment_id: str, replicas: int, by: User, *, most: int | None = None) -> Deployment:
+        """`most`: replicas of its user's deployments in all. Raises NotFound, DeploymentAutoscaled,
+        TransitionNotAllowed, TooLarge."""
 
         def scaled(change: DeploymentChange) -> None:
             before = change.before
@@ -184,6 +212,7 @@ class DeploymentStore:
                 if not before.awaits_approval:
                     change.wants(status=DeploymentStatus.DEPLOYING, reason="")
                 change.event(DeploymentEventType.SCALED, f"from {before.replicas} to {replicas} replicas, by {by.name}")
+                check_replicas(change.connection, before, change.after, most)
 
         return await self._change(deployment_id, scaled)
 
@@ -252,17 +281,20 @@ class DeploymentStore:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [event_of(row) for row in rows]
 
-    async def all_wanted(self) -> list[Deployment]:
-        """All that are not gone, also those that are being deleted, by id."""
+    async def keys_of_all(self) -> dict[str, DeploymentKey]:
+        """By id, of all that are not gone, also those that are being deleted: a key that is another one when anything
+        of the deployment has changed."""
+        columns = deployments.c
+        query = select(columns.id, columns.version, columns.last_event, columns.updated_at).order_by(columns.id)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {row.id: (row.version, row.last_event, row.updated_at) for row in rows}
+
+    async def of_ids(self, ids: Sequence[str]) -> list[Deployment]:
+        """Those of them that are there."""
         found: list[Deployment] = []
-        while True:
-            query = whole().order_by(deployments.c.id).limit(PAGE)
-            if found:
-                query = query.where(deployments.c.id > found[-1].id)
-            page = await self._page(query)
-            found += page
-            if len(page) < PAGE:
-                return found
+        for at in range(0, len(ids), PAGE):
+            found += await self._page(whole().where(deployments.c.id.in_(ids[at : at + PAGE])))
+        return found
 
     async def _page(self, query: Select[Any]) -> list[Deployment]:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
@@ -346,8 +378,9 @@ class DeploymentStore:
         """The number of the last line of each of these that are there."""
         return await self._database.read(lambda connection: logs.last_numbers(connection, deployment_ids))
 
-    async def last_log_times(self, deployment_id: str) -> dict[str, datetime]:
-        """By replica, when the last line that is kept was printed: where a reader of the target's logs goes on."""
+    async def last_log_times(self, deployment_id: str) -> dict[str, tuple[datetime, int]]:
+        """By replica, when the last line that is kept was printed, and how many lines with that time are kept: where a
+        reader of the target's logs goes on."""
         return await self._database.read(lambda connection: logs.last_times(connection, deployment_id))
 
     async def _set_paused(self, deployment_id: str, by: User, *, paused: bool) -> Deployment:

@@ -6,7 +6,7 @@ Each line has how many characters there were up to its end, so what is over a ca
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from backplane.domain.deployments import (
     LOG_BATCH_LINES,
@@ -86,11 +86,19 @@ def last_numbers(connection: Connection, deployment_ids: Iterable[str]) -> dict[
     return {row.id: row.last_line for row in connection.execute(query)}
 
 
-def last_times(connection: Connection, deployment_id: str) -> dict[str, datetime]:
-    """When the last line that is kept of each replica was printed."""
+def last_times(connection: Connection, deployment_id: str) -> dict[str, tuple[datetime, int]]:
+    """When the last line that is kept of each replica was printed, and how many lines have that time: a clock may give
+    several lines the same."""
     at = func.max(_LINES.at, type_=_LINES.at.type).label("at")
-    query = select(_LINES.replica, at).where(_LINES.deployment_id == deployment_id).group_by(_LINES.replica)
-    return {row.replica: row.at for row in connection.execute(query)}
+    of_this = _LINES.deployment_id == deployment_id
+    newest = select(_LINES.replica, at).where(of_this).group_by(_LINES.replica).subquery()
+    query = (
+        select(_LINES.replica, _LINES.at, func.count().label("number"))
+        .join(newest, and_(newest.c.replica == _LINES.replica, newest.c.at == _LINES.at))
+        .where(of_this)
+        .group_by(_LINES.replica, _LINES.at)
+    )
+    return {row.replica: (row.at, row.number) for row in connection.execute(query)}
 
 
 def _trim(connection: Connection, deployment_id: str, last: int, chars: int) -> None:

@@ -9,12 +9,12 @@ than wanted and never a ready one fewer, as in a cluster.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from backplane.containers.engine import PresentContainer
-from backplane.containers.program import PROXY_NAMES
+from backplane.containers.engine import PresentContainer, log_words, without_proxies
+from backplane.domain.agent_manifest import HealthProbe
 from backplane.domain.deployments import PORT, REASON_CHARS, Deployment, Revision, Rollout
 from backplane.domain.quantities import cpu_millis, memory_bytes
 from controller.deployments.target import replicas_wanted
@@ -24,6 +24,8 @@ PLATFORM_LABEL = "agent-platform.deployments"
 DEPLOYMENT_LABEL = "agent-platform.deployment"
 CONTENT_LABEL = "agent-platform.content"
 REVISION_LABEL = "agent-platform.revision"
+HEALTH_LABEL = "agent-platform.health"
+"""How a replica is probed: one of an older revision as that said."""
 USER_ID = 10001
 PIDS_MAX = 512
 RESTARTS = 3
@@ -85,6 +87,7 @@ def content_of(revision: Revision, host: ContainerHost, secrets: Sequence[str]) 
     manifest = revision.manifest
     made_of = [
         *(revision.image, revision.restarted, host.bind, manifest.cpu, manifest.memory),
+        asdict(manifest.health),
         *(list(manifest.command), list(manifest.arguments), dict(manifest.environment), list(manifest.secrets)),
         [hashlib.sha256(one.encode()).hexdigest() for one in secrets],
     ]
@@ -138,8 +141,18 @@ def rollout_of_containers(
     )
 
 
-def replica_words(name: str, content: str, deployment: Deployment, host: ContainerHost) -> list[str]:
-    """Options of `run`, the image and its command."""
+def health_of(one: PresentContainer) -> HealthProbe | None:
+    """How it was declared when it was made; None: nobody wrote that down."""
+    try:
+        return HealthProbe(**json.loads(one.labels.get(HEALTH_LABEL, "")))
+    except (ValueError, TypeError):
+        return None
+
+
+def replica_words(
+    name: str, content: str, deployment: Deployment, host: ContainerHost, secrets: Sequence[str] = ()
+) -> list[str]:
+    """Options of `run`, the image and its command. `secrets`: the content of the files that it names."""
     revision = deployment.effective
     assert revision is not None
     manifest = revision.manifest
@@ -148,12 +161,12 @@ def replica_words(name: str, content: str, deployment: Deployment, host: Contain
         DEPLOYMENT_LABEL: deployment.id,
         CONTENT_LABEL: content,
         REVISION_LABEL: str(revision.number),
+        HEALTH_LABEL: json.dumps(asdict(manifest.health)),
         **{"app": deployment.agent_id, "version": manifest.version, "role": manifest.role},
         "tier": manifest.access_tier.value,
     }
     address = f"[{host.bind}]" if ":" in host.bind else host.bind
-    # Engines hand their own proxies on inside, with the passwords in them, where nothing else is set.
-    environment = {**dict.fromkeys(PROXY_NAMES, ""), **manifest.environment, "PORT": str(PORT)}
+    environment = {**without_proxies(manifest.environment, secrets), "PORT": str(PORT)}
     # `--entrypoint` takes one word; what follows it stands before the arguments.
     command, *rest = manifest.command or ("",)
     return [
@@ -170,6 +183,7 @@ def replica_words(name: str, content: str, deployment: Deployment, host: Contain
         f"--pids-limit={PIDS_MAX}",
         "--cap-drop=ALL",
         "--security-opt=no-new-privileges",
+        *log_words(),
         revision.image,
         *rest,
         *manifest.arguments,

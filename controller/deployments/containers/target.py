@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import structlog
 
-from backplane.containers.engine import ContainerEngine, PresentContainer
+from backplane.containers.engine import STOP_SECONDS, ContainerEngine, PresentContainer
 from backplane.domain.deployments import LOG_LINE_CHARS, PORT, Deployment, PrintedLine
 from backplane.errors import Unavailable
 from backplane.process.tasks import end, for_each
@@ -23,6 +23,7 @@ from controller.deployments.containers.plan import (
     ReplicaContainer,
     changes_of,
     content_of,
+    health_of,
     number_wanted,
     replica_words,
     rollout_of_containers,
@@ -30,7 +31,7 @@ from controller.deployments.containers.plan import (
     url_of,
     urls_of,
 )
-from controller.deployments.target import DeployTarget, SeenDeployment, TargetRefused
+from controller.deployments.target import DeployTarget, Removal, SeenDeployment, TargetRefused
 
 PROBE_SECONDS = 2.0
 PROBES_AT_ONCE = 20
@@ -48,6 +49,7 @@ class ContainerTarget(DeployTarget):
         self._engine = engine
         self._host = host
         self._there: dict[str, list[ReplicaContainer]] = {}
+        self._known = frozenset[str]()
         self._failures: dict[str, tuple[int, float]] = {}
         """By a container's id: probes in a row that failed, and when the last one was."""
         self._client: httpx.AsyncClient | None = None
@@ -64,7 +66,7 @@ class ContainerTarget(DeployTarget):
             found.setdefault(id, []).append(await self._replica(one, known.get(id)))
 
         await for_each(present, look_at, parallel=PROBES_AT_ONCE)
-        self._there = found
+        self._there, self._known = found, frozenset(known)
         ids = {one.id for one in present}
         self._failures = {id: value for id, value in self._failures.items() if id in ids}
 
@@ -73,17 +75,19 @@ class ContainerTarget(DeployTarget):
         if deployment.effective is None:
             return SeenDeployment(rollout_of_containers(deployment, 0, "", there, datetime.now(UTC)), True)
         try:
-            content = self._content(deployment)
+            content = self._content(deployment, self._secrets(deployment))
         except TargetRefused:
             # To apply it says why.
             content = ""
         rollout = rollout_of_containers(deployment, wanted, content, there, datetime.now(UTC))
         changes = changes_of(deployment.object_name, wanted, content, there)
-        rollout = replace(rollout, urls=urls_of(self._host, there))
+        urls = urls_of(self._host, there)
+        rollout = replace(rollout, urls=urls, url=urls[0] if urls else "")
         return SeenDeployment(rollout, changes.is_empty and (bool(content) or not wanted))
 
     async def apply(self, deployment: Deployment) -> None:
-        content, wanted = self._content(deployment), number_wanted(deployment)
+        secrets = self._secrets(deployment)
+        content, wanted = self._content(deployment, secrets), number_wanted(deployment)
         there = self._there.get(deployment.id, [])
         changes = changes_of(deployment.object_name, wanted, content, there)
         await for_each(changes.remove, lambda one: self._engine.remove(one.id), parallel=REMOVED_AT_ONCE)
@@ -91,22 +95,24 @@ class ContainerTarget(DeployTarget):
             for one in changes.begin:
                 await self._engine.start(one.id)
             for name in changes.start:
-                await self._engine.run(replica_words(name, content, deployment, self._host))
+                await self._engine.run(replica_words(name, content, deployment, self._host, secrets))
         except Unavailable as error:
             # The engine answers, or the look would not have ended: it is the image, or a name that is taken.
             raise TargetRefused(error.message) from None
 
-    async def remove(self, deployment: Deployment) -> str:
-        label = f"{DEPLOYMENT_LABEL}={deployment.id}"
-        ours = [
-            one
-            for one in await self._engine.labelled(label)
-            if one.labels.get(PLATFORM_LABEL) == self._host.platform_id
-        ]
-        grace = deployment.delete_grace_seconds
+    async def remove(self, removal: Removal) -> str:
+        ours = await self._ours(removal.id)
+        grace = removal.grace_seconds
         await for_each(ours, lambda one: self._engine.remove(one.id, grace), parallel=REMOVED_AT_ONCE)
-        left = await self._engine.labelled(label)
+        left = await self._ours(removal.id)
         return f"{len(left)} containers" if left else ""
+
+    async def _ours(self, id: str) -> list[PresentContainer]:
+        found = await self._engine.labelled(f"{DEPLOYMENT_LABEL}={id}")
+        return [one for one in found if one.labels.get(PLATFORM_LABEL) == self._host.platform_id]
+
+    def left(self) -> Sequence[Removal]:
+        return [Removal(id, "", STOP_SECONDS) for id in self._there if id and id not in self._known]
 
     def replicas(self, deployment: Deployment) -> Sequence[str]:
         return [one.present.name for one in self._there.get(deployment.id, ()) if one.present.state != "created"]
@@ -120,7 +126,7 @@ class ContainerTarget(DeployTarget):
                 at, _, text = line.decode("utf-8", "replace").partition(" ")
                 # What has no time is the engine's own word.
                 with suppress(ValueError):
-                    yield PrintedLine(replica, text[:LOG_LINE_CHARS], datetime.fromisoformat(at).astimezone(UTC))
+                    yield PrintedLine(replica, text[: LOG_LINE_CHARS + 1], datetime.fromisoformat(at).astimezone(UTC))
 
     async def close(self) -> None:
         await end(*self._restarts.values())
@@ -130,7 +136,7 @@ class ContainerTarget(DeployTarget):
     async def _replica(self, one: PresentContainer, deployment: Deployment | None) -> ReplicaContainer:
         if deployment is None or deployment.effective is None:
             return ReplicaContainer(one)
-        health = deployment.effective.manifest.health
+        health = health_of(one) or deployment.effective.manifest.health
         if one.state != "running":
             words = await self._engine.last_lines(one.id)
             why = f"is {one.state}, exit code {one.exit_code}, restarted {one.restarts} times"
@@ -186,11 +192,14 @@ class ContainerTarget(DeployTarget):
         except (httpx.HTTPError, OSError, TimeoutError) as error:
             return f"does not answer at {path} ({type(error).__name__})"
 
-    def _content(self, deployment: Deployment) -> str:
-        """Raises TargetRefused when a secret is missing."""
+    def _content(self, deployment: Deployment, secrets: Sequence[str]) -> str:
         assert deployment.effective is not None
-        texts = [self._secret(deployment.namespace, name) for name in deployment.effective.manifest.secrets]
-        return content_of(deployment.effective, self._host, texts)
+        return content_of(deployment.effective, self._host, secrets)
+
+    def _secrets(self, deployment: Deployment) -> list[str]:
+        """The content of those that it names. Raises TargetRefused when one is missing."""
+        assert deployment.effective is not None
+        return [self._secret(deployment.namespace, name) for name in deployment.effective.manifest.secrets]
 
     def _secret(self, namespace: str, name: str) -> str:
         file = secret_file(self._host, namespace, name)
@@ -198,6 +207,8 @@ class ContainerTarget(DeployTarget):
             raise TargetRefused(f"there is no secret {name}: the controller has no folder DEPLOY_ENV_DIR")
         try:
             return _text(file)
+        except UnicodeDecodeError:
+            raise TargetRefused(f"the secret {name} is not UTF-8 text: {namespace}/{name}.env") from None
         except OSError:
             raise TargetRefused(
                 f"there is no secret {name}: no file {namespace}/{name}.env in DEPLOY_ENV_DIR"

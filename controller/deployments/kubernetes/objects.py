@@ -250,7 +250,9 @@ def _pod(manifest: AgentManifest, image: str) -> Json:
     amounts = {"cpu": manifest.cpu, "memory": manifest.memory, "ephemeral-storage": SCRATCH}
     probe = {"httpGet": {"path": health.path, "port": "http"}, "timeoutSeconds": PROBE_TIMEOUT_SECONDS}
     # PORT stands last in the order of precedence: an image listens on what the platform connects to.
-    environment = [{"name": name, "value": value} for name, value in manifest.environment.items() if name != "PORT"]
+    environment = [
+        {"name": name, "value": as_it_is(value)} for name, value in manifest.environment.items() if name != "PORT"
+    ]
     container: Json = {
         "name": CONTAINER,
         "image": image,
@@ -271,9 +273,9 @@ def _pod(manifest: AgentManifest, image: str) -> Json:
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if manifest.command:
-        container["command"] = list(manifest.command)
+        container["command"] = list(map(as_it_is, manifest.command))
     if manifest.arguments:
-        container["args"] = list(manifest.arguments)
+        container["args"] = list(map(as_it_is, manifest.arguments))
     if manifest.secrets:
         container["envFrom"] = [{"secretRef": {"name": name}} for name in manifest.secrets]
     return {
@@ -290,6 +292,12 @@ def _pod(manifest: AgentManifest, image: str) -> Json:
         },
         "containers": [container],
     }
+
+
+def as_it_is(value: str) -> str:
+    """A value that arrives in the container as its user wrote it. Kubernetes puts variables in the place of `$(NAME)`,
+    and takes `$$` for one `$`; containers of one machine have neither."""
+    return value.replace("$", "$$")
 
 
 def _digest(value: Any) -> str:

@@ -22,6 +22,7 @@ from controller.deployments.kubernetes.objects import (
     CONTAINER,
     DEPLOYMENT,
     DEPLOYMENT_LABEL,
+    GRACE_SECONDS,
     INSTANCE_LABEL,
     NETWORK_POLICY,
     POD,
@@ -41,11 +42,13 @@ from controller.deployments.kubernetes.reading import (
     rollout_of,
 )
 from controller.deployments.kubernetes.writing import PAGE, ObjectWriter
-from controller.deployments.target import DeployTarget, SeenDeployment
+from controller.deployments.target import DeployTarget, Removal, SeenDeployment
 
 SECRETS_SECONDS = 15.0
 """How old the known content of a Secret may be."""
 LISTS_AT_ONCE, SECRETS_AT_ONCE = 4, 10
+LEFT_SECONDS = 600.0
+"""How often a cluster is looked through, where there are no deployments, for what is left of one."""
 KINDS_SECONDS = 600.0
 """How often the server is asked for the versions that it knows: it may be upgraded meanwhile."""
 LINE_BYTES = 4 * LOG_LINE_CHARS + 64
@@ -67,14 +70,19 @@ class KubernetesTarget(DeployTarget):
         self._api: ApiServer | None = None
         self._kinds: ServerKinds | None = None
         self._kinds_at = float("-inf")
+        self._looked_at = float("-inf")
         self._live: dict[str, LiveObjects] = {}
+        self._left: list[Removal] = []
+        self._declarations: dict[str, tuple[tuple[int, str, ServerKinds], Declared]] = {}
+        """By a deployment's id, and of what it was made: to make it takes long, and most passes find it unchanged."""
         self._accounts: dict[tuple[str, str], Json] = {}
         self._secrets: dict[tuple[str, str], tuple[float, str]] = {}
 
     async def look(self, deployments: Sequence[Deployment]) -> None:
-        if not deployments:
-            self._live, self._accounts = {}, {}
+        if not deployments and time.monotonic() - self._looked_at < LEFT_SECONDS:
+            self._live, self._accounts, self._left = {}, {}, []
             return
+        self._looked_at = time.monotonic()
         api, kinds = await self._server(), await self._server_kinds()
         namespaced = (DEPLOYMENT, SERVICE, NETWORK_POLICY, kinds.budget, kinds.autoscaler)
         found: dict[ObjectKind, list[Json]] = {}
@@ -95,20 +103,32 @@ class KubernetesTarget(DeployTarget):
         for pod in found[POD]:
             pods.setdefault(_deployment_id(pod), []).append(pod)
         self._live = {id: LiveObjects(objects.get(id, {}), pods.get(id, ())) for id in {*objects, *pods} if id}
+        known = {one.id for one in deployments}
+        self._declarations = {id: made for id, made in self._declarations.items() if id in known}
+        self._left = [
+            Removal(id, one["metadata"]["namespace"], GRACE_SECONDS)
+            for id, live in self._live.items()
+            if id not in known
+            for one in [*live.objects.values(), *live.pods][:1]
+        ]
+
+    def left(self) -> Sequence[Removal]:
+        return self._left
 
     def seen(self, deployment: Deployment) -> SeenDeployment:
         live, declared = self._live_of(deployment), self._declared(deployment)
         rollout = rollout_of(declared, live, datetime.now(UTC))
-        urls = (deployment.url,) if rollout.ready_replicas else ()
-        return SeenDeployment(replace(rollout, urls=urls), is_as_declared(declared, live))
+        url = deployment.service_url
+        urls = (url,) if rollout.ready_replicas else ()
+        return SeenDeployment(replace(rollout, urls=urls, url=url), is_as_declared(declared, live))
 
     async def apply(self, deployment: Deployment) -> None:
         writer = ObjectWriter(await self._server(), self._rules, await self._server_kinds())
         await writer.write(deployment, self._declared(deployment), self._live_of(deployment))
 
-    async def remove(self, deployment: Deployment) -> str:
+    async def remove(self, removal: Removal) -> str:
         writer = ObjectWriter(await self._server(), self._rules, await self._server_kinds())
-        return await writer.remove(deployment)
+        return await writer.remove(removal)
 
     def replicas(self, deployment: Deployment) -> Sequence[str]:
         return [pod["metadata"]["name"] for pod in self._live_of(deployment).pods if _has_begun(pod)]
@@ -195,7 +215,13 @@ class KubernetesTarget(DeployTarget):
         assert self._kinds is not None
         names = deployment.effective.manifest.secrets if deployment.effective else ()
         known = [(name, {"": self._secrets.get((deployment.namespace, name), (0.0, ""))[1]}) for name in names]
-        return declared_objects(deployment, self._rules, self._kinds, secrets_digest_of(known))
+        made_of = (deployment.version, secrets_digest_of(known), self._kinds)
+        before = self._declarations.get(deployment.id)
+        if before is not None and before[0] == made_of:
+            return before[1]
+        declared = declared_objects(deployment, self._rules, self._kinds, made_of[1])
+        self._declarations[deployment.id] = made_of, declared
+        return declared
 
 
 def server_kinds(versions: set[str]) -> ServerKinds:
@@ -224,7 +250,7 @@ def _has_begun(pod: Json) -> bool:
 def _printed(replica: str, line: bytes) -> PrintedLine | None:
     at, _, text = line.decode("utf-8", "replace").partition(" ")
     try:
-        return PrintedLine(replica, text[:LOG_LINE_CHARS], datetime.fromisoformat(at).astimezone(UTC))
+        return PrintedLine(replica, text[: LOG_LINE_CHARS + 1], datetime.fromisoformat(at).astimezone(UTC))
     except ValueError:
         # The kubelet's own word, when a log cannot be read.
         return None

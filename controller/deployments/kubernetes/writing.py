@@ -27,7 +27,7 @@ from controller.deployments.kubernetes.objects import (
     namespace_object,
 )
 from controller.deployments.kubernetes.reading import LiveObjects, surplus
-from controller.deployments.target import TargetRefused
+from controller.deployments.target import Removal, TargetRefused
 
 Json = dict[str, Any]
 
@@ -59,12 +59,12 @@ class ObjectWriter:
         except ApiRefused as refused:
             raise _judged(refused, deployment.namespace) from None
 
-    async def remove(self, deployment: Deployment) -> str:
+    async def remove(self, removal: Removal) -> str:
         """What is left, in words. Raises TargetRefused and Unavailable."""
         try:
-            return await self._remove(deployment)
+            return await self._remove(removal)
         except ApiRefused as refused:
-            raise _judged(refused, deployment.namespace) from None
+            raise _judged(refused, removal.namespace) from None
 
     async def _open_namespace(self, name: str) -> None:
         path = f"/api/v1/namespaces/{name}"
@@ -111,7 +111,7 @@ class ObjectWriter:
             path = DEPLOYMENT.path(wanted["metadata"]["namespace"], wanted["metadata"]["name"])
             await self._api.apply(path, kept, manager=KEEPER)
 
-    async def _remove(self, deployment: Deployment) -> str:
+    async def _remove(self, removal: Removal) -> str:
         left: dict[str, int] = {}
         orphan = {"propagationPolicy": "Orphan"}
         # Pods last but for the policy, which holds them to its networks until they are gone. What made them goes first
@@ -120,23 +120,23 @@ class ObjectWriter:
             (self._kinds.autoscaler, {}),
             (DEPLOYMENT, orphan),
             (REPLICA_SET, orphan),
-            (POD, {"gracePeriodSeconds": deployment.delete_grace_seconds}),
+            (POD, {"gracePeriodSeconds": removal.grace_seconds}),
             (self._kinds.budget, {}),
             (SERVICE, {}),
         ):
-            left[kind.name] = await self._delete_all(kind, deployment, options)
+            left[kind.name] = await self._delete_all(kind, removal, options)
         if not any(left.values()):
-            left[NETWORK_POLICY.name] = await self._delete_all(NETWORK_POLICY, deployment, {})
+            left[NETWORK_POLICY.name] = await self._delete_all(NETWORK_POLICY, removal, {})
         return ", ".join(f"{number} {name}{'s' if number > 1 else ''}" for name, number in left.items() if number)
 
-    async def _delete_all(self, kind: ObjectKind, deployment: Deployment, options: Json) -> int:
+    async def _delete_all(self, kind: ObjectKind, removal: Removal, options: Json) -> int:
         """How many there still are after what was deleted at once is gone."""
-        selector = f"{DEPLOYMENT_LABEL}={deployment.id},{INSTANCE_LABEL}={self._rules.platform_id}"
-        path = kind.path(deployment.namespace)
+        selector = f"{DEPLOYMENT_LABEL}={removal.id},{INSTANCE_LABEL}={self._rules.platform_id}"
+        path = kind.path(removal.namespace)
         found = [one async for one in self._api.pages(path, [("labelSelector", selector)], page=PAGE)]
         for one in found:
             if _may_be_deleted(one, options.get("gracePeriodSeconds")):
-                await self._delete(kind.path(deployment.namespace, one["metadata"]["name"]), one, options)
+                await self._delete(kind.path(removal.namespace, one["metadata"]["name"]), one, options)
         if not found:
             return 0
         return len([one async for one in self._api.pages(path, [("labelSelector", selector)], page=PAGE)])

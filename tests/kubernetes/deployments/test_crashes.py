@@ -7,7 +7,7 @@ import pytest
 
 from backplane.domain.deployments import Deployment, DeploymentStatus
 from backplane.kubernetes.api import ApiServer
-from controller.deployments.target import DeployTarget
+from controller.deployments.target import DeployTarget, Removal
 from tests.deployed_agents import agent_manifest
 from tests.kubernetes.deployments.conftest import Deploying, serving
 from tests.waiting import wait_until
@@ -76,7 +76,7 @@ async def apply(target: DeployTarget, deployment: Deployment) -> bool:
 
 async def remove(target: DeployTarget, deployment: Deployment) -> str:
     try:
-        return await target.remove(deployment)
+        return await target.remove(Removal(deployment.id, deployment.namespace, deployment.delete_grace_seconds))
     finally:
         await target.close()
 

@@ -151,12 +151,3 @@ async def test_lists_have_the_newest_first_in_pages_and_are_filtered(store: Stor
     assert await found(DeploymentFilter(status=DeploymentStatus.RUNNING)) == set()
     assert len(await found(DeploymentFilter(status=DeploymentStatus.DEPLOYING))) == 6
     assert await found(DeploymentFilter(approval=Approval.PENDING)) == set()
-
-
-async def test_a_controller_reads_all_of_them_page_by_page(
-    store: Store, user: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("backplane.store.deployments.deployments.PAGE", 2)
-    for number in range(5):
-        assert len(await store.deployments.all_wanted()) == number
-        await made(store, user, f"a{number}")

@@ -95,8 +95,9 @@ async def test_so_many_characters_are_kept(
 async def test_a_reader_of_the_targets_logs_finds_where_each_replica_stopped(
     store: Store, deployment: Deployment
 ) -> None:
-    await store.deployments.add_log_lines(deployment.id, [*lines(3), PrintedLine("replica-2", "x", AT)])
+    twice = [PrintedLine("replica-2", text, AT) for text in "xy"]
+    await store.deployments.add_log_lines(deployment.id, [*lines(3), *twice])
     assert await store.deployments.last_log_times(deployment.id) == {
-        "replica-1": AT + timedelta(seconds=2),
-        "replica-2": AT,
+        "replica-1": (AT + timedelta(seconds=2), 1),
+        "replica-2": (AT, 2),
     }

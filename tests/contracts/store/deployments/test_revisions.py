@@ -137,6 +137,21 @@ async def test_a_first_revision_that_is_rejected_has_failed(store: Store, user: 
     assert await store.deployments.get(user.id, first.id) == rejected
 
 
+async def test_what_was_rejected_is_neither_restarted_nor_gone_back_to_by_anybody(
+    store: Store, user: User, admin: User
+) -> None:
+    first = await made(store, user, **ELEVATED)
+    await store.deployments.decide(first.id, admin, approve=False, reason="no")
+    for who in (user, admin):
+        with pytest.raises(TransitionNotAllowed, match="revision 1 was rejected"):
+            await store.deployments.restart(first.id, who)
+    await store.deployments.revise(first.id, user, manifest=parsed())
+    for who in (user, admin):
+        with pytest.raises(TransitionNotAllowed, match="revision 1 was rejected"):
+            await store.deployments.roll_back_to(first.id, who, 1)
+    assert (await store.deployments.get(None, first.id)).effective is not None
+
+
 async def test_a_decision_about_a_revision_that_was_replaced_is_refused(store: Store, user: User, admin: User) -> None:
     first = await made(store, user, **ELEVATED)
     await store.deployments.revise(first.id, user, image="evil:1")

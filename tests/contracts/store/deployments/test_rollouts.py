@@ -17,6 +17,7 @@ from backplane.domain.deployments import (
 from backplane.domain.users import User
 from backplane.errors import NotFound, TransitionNotAllowed
 from backplane.store import Store
+from controller.deployments.wanted import WantedDeployments
 from tests.deployments import new_deployment
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -126,11 +127,11 @@ async def test_a_deployment_goes_when_a_controller_found_nothing_left(
     ):
         with pytest.raises(TransitionNotAllowed):
             await change
-    assert await store.deployments.all_wanted() == [deleting]
+    assert await WantedDeployments(store.deployments).read() == [deleting]
     await store.deployments.gone(deleting)
     with pytest.raises(NotFound):
         await store.deployments.get(None, deployment.id)
-    assert await store.deployments.all_wanted() == []
+    assert await WantedDeployments(store.deployments).read() == []
     found = await store.bus.page(user.id, 0, 10, EventFilter.of(["deployment.deleted"], [], []))
     assert len(found.events) == 1
 

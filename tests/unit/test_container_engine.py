@@ -1,0 +1,44 @@
+"""What is read of an engine's program, whatever it prints: here a script stands in its place."""
+
+from pathlib import Path
+
+import pytest
+
+from backplane.containers import engine
+from backplane.containers.engine import LOG_LINES, WORDS_CHARS, ContainerEngine
+
+
+def printing(folder: Path, script: str) -> ContainerEngine:
+    file = folder / "engine"
+    file.write_text(script)
+    return ContainerEngine(["sh", str(file)])
+
+
+async def test_the_last_lines_are_those_of_both_outputs(tmp_path: Path) -> None:
+    there = printing(tmp_path, "echo begins; echo '  fails  ' >&2; echo")
+    assert await there.last_lines("c") == "begins | fails"
+
+
+async def test_a_line_without_end_is_cut_and_marked(tmp_path: Path) -> None:
+    there = printing(tmp_path, "head -c 30000000 /dev/zero | tr '\\0' x; echo; echo end")
+    found = await there.last_lines("c")
+    assert len(found) == WORDS_CHARS
+    assert found.endswith("x… | end")
+
+
+@pytest.mark.parametrize(("chars", "is_cut"), [(WORDS_CHARS, False), (WORDS_CHARS + 1, True)])
+async def test_a_line_that_fits_is_not_marked(tmp_path: Path, chars: int, is_cut: bool) -> None:
+    there = printing(tmp_path, f"printf '%0{chars}d' 0")
+    assert (await there.last_lines("c")).endswith("…") is is_cut
+
+
+async def test_so_many_lines_are_kept(tmp_path: Path) -> None:
+    there = printing(tmp_path, f"seq {LOG_LINES + 5}")
+    assert (await there.last_lines("c")).split(" | ")[0] == "6"
+
+
+async def test_an_engine_that_prints_for_ever_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "ANSWER_SECONDS", 0.2)
+    assert await printing(tmp_path, "yes").last_lines("c") == ""
