@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
 from backplane.errors import Unavailable
+from backplane.process.supervisor import keep_descriptors_from_children
 
 ANSWER_SECONDS = 60.0
 READ_BYTES = 64 * 1024
@@ -90,6 +91,9 @@ async def _start(
             env=engine_environment(os.environ, with_proxies=with_proxies),
             cwd=tempfile.gettempdir(),  # podman's monitor leaves a file `oom` where it was started
             start_new_session=True,
+            # uvloop leaves a second copy of the pipes open in a child. Podman's monitor, which outlives it, would keep
+            # them, and nobody would see the end of the answer as long as the container runs.
+            preexec_fn=keep_descriptors_from_children,
         )
     except OSError as error:
         raise Unavailable(f"cannot start {words[0]}: {error.strerror}", part=part) from error

@@ -63,6 +63,10 @@ PORT = 3000
 """What an agent's image listens on, under the name `http`."""
 
 
+DeploymentKey = tuple[int, int, datetime]
+"""Another one when anything of a deployment has changed: its version, its last event, when it was written."""
+
+
 class DeploymentStatus(StrEnum):
     """`running`: enough replicas are available; `failed`: the rollout has ended without them, or none is available;
     `stopped`: none is wanted."""

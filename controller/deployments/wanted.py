@@ -3,9 +3,8 @@
 A manifest takes longer to read than all else of a row, and most passes find nothing new.
 """
 
-from backplane.domain.deployments import Deployment
+from backplane.domain.deployments import Deployment, DeploymentKey
 from backplane.store import DeploymentStore
-from backplane.store.deployments.deployments import DeploymentKey
 
 
 class WantedDeployments:

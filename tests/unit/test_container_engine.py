@@ -1,8 +1,10 @@
 """What is read of an engine's program, whatever it prints: here a script stands in its place."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from backplane.containers import engine
 from backplane.containers.engine import LOG_LINES, WORDS_CHARS, ContainerEngine
@@ -42,3 +44,20 @@ async def test_an_engine_that_prints_for_ever_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(engine, "ANSWER_SECONDS", 0.2)
     assert await printing(tmp_path, "yes").last_lines("c") == ""
+
+
+def test_an_answer_ends_though_the_engine_leaves_a_monitor_of_the_container_behind(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.touch()
+    monitor = f"while [ -e {runs} ]; do sleep 0.1; done"
+    there = printing(tmp_path, f"setsid sh -c '{monitor}' >/dev/null 2>&1 & echo started")
+
+    async def started() -> None:
+        async with asyncio.timeout(20):
+            await there.run(["image"])
+
+    try:
+        # The processes of the platform run on it, and it leaves more open in a child than Python's own loop.
+        uvloop.run(started())
+    finally:
+        runs.unlink()

@@ -1,4 +1,4 @@
-"""What an installation has in which users deploy agents: the right of the controller, the setting, the way to replicas."""
+"""An installation in which users deploy agents: the right of the controller, the setting, the way to replicas."""
 
 import pytest
 

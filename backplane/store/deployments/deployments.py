@@ -20,6 +20,7 @@ from backplane.domain.deployments import (
     DeploymentEvent,
     DeploymentEventType,
     DeploymentFilter,
+    DeploymentKey,
     DeploymentStatus,
     LogPage,
     NewDeployment,
@@ -46,7 +47,6 @@ from backplane.store.tables import users
 PAGE = 500
 NAMED_READ = 100
 """Of one name: a user has fewer namespaces (NAMESPACES_MAX)."""
-DeploymentKey = tuple[int, int, datetime]
 _OUTCOME_EVENT = {
     RevisionOutcome.ROLLED_OUT: DeploymentEventType.ROLLED_OUT,
     RevisionOutcome.FAILED: DeploymentEventType.FAILED,
