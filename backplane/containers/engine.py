@@ -139,9 +139,16 @@ class ContainerEngine:
         return await ask([*self._words, *arguments], part="containers", seconds=seconds, with_proxies=True)
 
     def _refused(self, action: str, answer: EngineResult) -> Unavailable:
-        words = (answer.error or answer.output).split()
-        why = " ".join(words)[-WORDS_CHARS:] or f"it ended with {answer.code} and no word"
+        why = _judgement(answer.error or answer.output)[-WORDS_CHARS:] or f"it ended with {answer.code} and no word"
         return Unavailable(f"`{self.name} {action}` failed: {why}", part="containers")
+
+
+def _judgement(printed: str) -> str:
+    """In one line, what a program that failed has printed, without its log of the tries before: each has the same words
+    again."""
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    judged = [line for line in lines if line and not line.startswith(("time=", "level="))]
+    return " ".join(dict.fromkeys(judged or lines))
 
 
 def _present(found: Mapping[str, Any]) -> PresentContainer:

@@ -8,6 +8,7 @@ import uvloop
 
 from backplane.containers import engine
 from backplane.containers.engine import LOG_LINES, WORDS_CHARS, ContainerEngine
+from backplane.errors import Unavailable
 
 
 def printing(folder: Path, script: str) -> ContainerEngine:
@@ -32,6 +33,18 @@ async def test_a_line_without_end_is_cut_and_marked(tmp_path: Path) -> None:
 async def test_a_line_that_fits_is_not_marked(tmp_path: Path, chars: int, is_cut: bool) -> None:
     there = printing(tmp_path, f"printf '%0{chars}d' 0")
     assert (await there.last_lines("c")).endswith("…") is is_cut
+
+
+async def test_the_words_of_a_refusal_are_given_once(tmp_path: Path) -> None:
+    script = """
+    echo 'Trying to pull localhost/nope:1...' >&2
+    echo 'time="12:00" level=warning msg="Failed, retrying in 1s (1/3). Error: connection refused"' >&2
+    echo 'Error: connection refused' >&2
+    exit 125
+    """
+    with pytest.raises(Unavailable) as refused:
+        await printing(tmp_path, script).run(["image"])
+    assert refused.value.message.endswith("failed: Trying to pull localhost/nope:1... Error: connection refused")
 
 
 async def test_so_many_lines_are_kept(tmp_path: Path) -> None:

@@ -220,7 +220,9 @@ def test_kubectl_builds_the_same(overlays: dict[str, list[Object]], overlay: str
 
     def comparable(objects: list[Object]) -> list[str]:
         # The suffix is computed by kustomize in its own way.
-        texts = (re.sub(r"(agent-settings|agent-site)-\w+", r"\1", json.dumps(made, sort_keys=True)) for made in objects)
+        texts = (
+            re.sub(r"(agent-settings|agent-site)-\w+", r"\1", json.dumps(made, sort_keys=True)) for made in objects
+        )
         return sorted(text.replace('"labels": {}, ', "") for text in texts)
 
     assert comparable(list(yaml.safe_load_all(built))) == comparable(overlays[overlay])

@@ -354,9 +354,9 @@ class DeploymentStore:
             if current.outcome is RevisionOutcome.PENDING:
                 change.end_current(RevisionOutcome.FAILED, reason)
             go_back(change, older, f"revision {current.number} failed; back to revision {older.number}")
-            change.event(
-                DeploymentEventType.ROLLED_BACK, f"to revision {older.number}: revision {current.number}: {reason}"
-            )
+            # Why it failed, the event before says: the words of a target are long.
+            why = f"revision {current.number} failed"
+            change.event(DeploymentEventType.ROLLED_BACK, f"to revision {older.number}, since {why}")
 
         changed = await self._change_as_read(deployment, rolled_back)
         return changed if changed is not None and changed.version != deployment.version else None
