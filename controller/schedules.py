@@ -12,7 +12,7 @@ import structlog
 from backplane.domain.agents import message_to
 from backplane.domain.runs import FINAL, Priority, Run, RunStatus, new_run_id
 from backplane.domain.schedules import Schedule, ScheduleOutcome, ScheduleOverlap
-from backplane.errors import AgentTerminated, MailboxFull, NotFound, StorageExceeded
+from backplane.errors import AgentTerminated, MailboxFull, NotFound, StorageExceeded, Unavailable
 from backplane.run_actions.actions import RunActions
 from backplane.settings import fixed
 from backplane.store import Store
@@ -35,7 +35,14 @@ class SchedulesLoop:
         """One batch of those that are due. Returns whether there may be more. Raises Unavailable."""
         due = await self._store.schedules.due(fixed.SCHEDULES_BATCH)
         for schedule in due:
-            await self._fire(schedule)
+            try:
+                await self._fire(schedule)
+            except Unavailable:
+                raise
+            except Exception as fault:
+                # A time zone that this machine does not know, say. The others have their messages all the same.
+                log.error("a schedule cannot fire here; it is tried again later", schedule=schedule.id, exc_info=fault)
+                await self._store.schedules.put_off(schedule, fixed.SCHEDULE_FAULT_SECONDS)
         return len(due) == fixed.SCHEDULES_BATCH
 
     async def _fire(self, schedule: Schedule) -> None:

@@ -165,6 +165,8 @@ SCHEDULES_POLL_SECONDS = 1.0
 """How often a controller looks for schedules whose time has come: each look is one statement on an index."""
 SCHEDULES_BATCH = 100
 """Of these, how many at once: each is a message, some short transactions."""
+SCHEDULE_FAULT_SECONDS = 300.0
+"""How long one rests that a controller cannot read, as where the machine lacks its time zone."""
 RETENTION_SECONDS = 300.0
 """How often a controller looks for what is past its retention, which counts in days."""
 RETENTION_BATCH = 200

@@ -1,6 +1,6 @@
 """What controllers make of schedules: messages to agents, each time once."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
@@ -67,6 +67,21 @@ async def test_a_time_becomes_one_message_however_many_controllers_there_are(
     assert (after.last_outcome, after.last_run_id, after.sent) == (ScheduleOutcome.SENT, message.id, 1)
     assert after.next_at is not None
     assert after.next_at > datetime.now(UTC)
+
+
+async def test_a_schedule_that_a_controller_cannot_read_delays_no_other(
+    platform: Platform, controllers: Controllers, agent: Agent
+) -> None:
+    unread = NewSchedule(agent.id, Timing(since=PAST, cron="59 23 31 12 *"), "Look.", None)
+    odd, _ = await platform.store.schedules.put(platform.user.id, "odd", unread, most=5)
+    await make_due(platform, odd, PAST - timedelta(days=1))
+    timing = {**Timing(since=PAST, cron="59 23 31 12 *").as_dict(), "timezone": "Gone/Zone"}
+    statement = update(schedules).where(schedules.c.id == odd.id).values(timing=timing)
+    await platform.store.database.write(lambda connection: connection.execute(statement))
+    await scheduled(platform, agent)
+    controllers.start(platform.settings)
+    assert (await outcome(platform)).last_outcome is ScheduleOutcome.SENT
+    assert len(await mail(platform, agent)) == 2, "also that of the other, whose next time is not known"
 
 
 @pytest.mark.parametrize(("overlap", "messages"), [(ScheduleOverlap.SKIP, 1), (ScheduleOverlap.QUEUE, 2)])
