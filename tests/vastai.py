@@ -21,7 +21,7 @@ PAGE = 25
 class FakeVastAi:
     """`busy`: so many of the next requests are answered with 429. `failing`: with a 500. `create_fails`: "before" or
     "after" the machine is made. `destroys_lie`: a destroy is answered and not done. `short_by`: how many machines the
-    list leaves out, while it counts them."""
+    list leaves out, while it counts them. `odd`: stands where numbers of offers and lists are."""
 
     url: str = ""
     instances: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -32,6 +32,7 @@ class FakeVastAi:
     create_fails: str = ""
     destroys_lie: bool = False
     short_by: int = 0
+    odd: Any = None
     number: int = 1000
 
     def add(self, label: str, status: str | None = "running", price: float = 0.4) -> int:
@@ -89,6 +90,10 @@ class FakeVastAi:
             {"id": 9, "gpu_name": name, "num_gpus": 1, "dph_total": 9.9},
             {"id": "odd", "gpu_name": name, "dph_total": None},
         ]
+        if self.odd is not None:
+            offers = [
+                {**offer, "num_gpus": self.odd, "gpu_ram": self.odd, "reliability2": self.odd} for offer in offers
+            ]
         return _json({"offers": offers})
 
     def _create(self, offer: str, body: dict[str, Any]) -> Answer:
@@ -111,7 +116,8 @@ class FakeVastAi:
         shown = there[: limit - self.short_by]
         token = str(there[limit - 1]) if len(there) > limit else None
         rows = [self.instances[number] for number in shown]
-        return _json({"instances": rows, "next_token": token, "total_instances": len(self.instances)})
+        total = len(self.instances) if self.odd is None else self.odd
+        return _json({"instances": rows, "next_token": token, "total_instances": total})
 
     def _destroy(self, contract: int) -> Answer:
         if contract not in self.instances:

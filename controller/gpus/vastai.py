@@ -7,6 +7,7 @@ The key goes in a header alone: never into a URL, a log line or an error. The AP
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
@@ -117,7 +118,10 @@ class VastAi(GpuProvider):
                 if instance is None:
                     raise self._unavailable("its list has a machine without an id")
                 found[instance.contract] = instance
-            total = max(total, page.get("total_instances") or 0)
+            said = page.get("total_instances") or 0
+            if not isinstance(said, int):
+                raise self._unavailable("its list does not say how many machines there are")
+            total = max(total, said)
             token = str(page.get("next_token") or "")
             if not token:
                 break
@@ -216,18 +220,31 @@ def _micro(value: Any) -> int | None:
         return None
 
 
+def _number(value: Any) -> float | None:
+    """JSON on this wire may have NaN, and numbers that no float can be."""
+    try:
+        number = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _count(value: Any) -> int:
+    return int(_number(value) or 0)
+
+
 def _offer(row: Mapping[str, Any]) -> Offer | None:
     price = _micro(row.get("dph_total"))
     if price is None or price < 0 or not isinstance(row.get("id"), int):
         return None
-    ram, reliability = row.get("gpu_ram"), row.get("reliability2")
+    ram, reliability = _number(row.get("gpu_ram")), _number(row.get("reliability2"))
     return Offer(
         id=str(row["id"]),
         gpu_type=str(row.get("gpu_name") or "").replace(" ", "_"),
-        gpu_count=int(row.get("num_gpus") or 1),
+        gpu_count=_count(row.get("num_gpus")) or 1,
         micro_usd_per_hour=price,
-        gpu_ram_gb=round(ram / 1024, 1) if isinstance(ram, int | float) else None,
-        reliability=float(reliability) if isinstance(reliability, int | float) else None,
+        gpu_ram_gb=None if ram is None else round(ram / 1024, 1),
+        reliability=reliability,
     )
 
 

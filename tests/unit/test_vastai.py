@@ -40,6 +40,15 @@ async def test_the_name_of_a_gpu_has_a_space_on_the_wire_and_prices_are_rounded_
     assert (dear.gpu_type, dear.gpu_ram_gb, dear.reliability) == ("RTX_4090", 24.0, 0.99)
 
 
+@pytest.mark.parametrize("odd", ["many", float("nan"), float("inf"), [1], {"a": 1}, "1e999"])
+async def test_odd_numbers_of_an_offer_or_a_list_are_no_fault(fake: FakeVastAi, vastai: VastAi, odd: object) -> None:
+    fake.odd = odd
+    for offer in await vastai.offers(SPEC, 800_000):
+        json.dumps([offer.gpu_count, offer.gpu_ram_gb, offer.reliability], allow_nan=False)
+    with pytest.raises(Unavailable, match="does not say how many"):
+        await vastai.instances({})
+
+
 async def test_a_machine_is_made_with_its_label_and_nothing_of_the_platform_but_a_token_of_its_own(
     fake: FakeVastAi, vastai: VastAi
 ) -> None:
