@@ -172,4 +172,5 @@ async def _apply(client: Client, services: list[JsonObject]) -> list[JsonObject]
 def _status(service: JsonObject) -> str:
     if service.get("deleting"):
         return "deleting"
-    return "flapping" if service["flapping"] else str(service["status"])
+    status = "flapping" if service["flapping"] else str(service["status"])
+    return f"{status}, outdated" if service.get("outdated") else status

@@ -1,7 +1,7 @@
 """What the API takes and gives of services. Requests are strict, and each limit has its field's path."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Path
@@ -19,6 +19,7 @@ from backplane.domain.services import (
     ServiceStatus,
     StatusChange,
     explanation,
+    is_outdated,
     name_fault,
     overall,
 )
@@ -34,6 +35,8 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _VOLUME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _FOLDER = re.compile(r"/[A-Za-z0-9._/-]{1,199}")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+_OUTDATED = "It was not checked when it was due, since no controller runs: its status may be another one now."
 
 ServiceKey = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,63}$", examples=["redis"], description="Its name, or its id.")]
 
@@ -212,6 +215,7 @@ class ServiceView(BaseModel):
     status: ServiceStatus
     since: datetime | None = Field(description="Since when it has this status.")
     flapping: bool = Field(description="It goes up and down, and single changes are not reported.")
+    outdated: bool = Field(description=_OUTDATED)
     explanation: str = Field(description="In words, why it is not as wanted, or that it is.")
     reason: str = Field(description="What the last failed check said; empty where none failed.")
     latency_ms: float | None
@@ -229,7 +233,7 @@ class ServiceView(BaseModel):
 
     @classmethod
     def of(cls, service: Service) -> "ServiceView":
-        spec, health = service.spec, service.health
+        spec, health, now = service.spec, service.health, datetime.now(UTC)
         plain = spec.as_json()
         return cls(
             **{
@@ -241,7 +245,8 @@ class ServiceView(BaseModel):
             status=health.status,
             since=health.since,
             flapping=health.flapping_since is not None,
-            explanation=explanation(service),
+            outdated=is_outdated(service, now),
+            explanation=explanation(service, now),
             reason=health.reason,
             latency_ms=health.latency_ms,
             checked_at=health.checked_at,
@@ -266,18 +271,24 @@ class StatusEntry(BaseModel):
     since: datetime | None
     checked_at: datetime | None
     flapping: bool
+    outdated: bool = Field(description=_OUTDATED)
     public_endpoint: str | None
 
 
 class StatusPage(BaseModel):
-    status: str = Field(description="up, down, degraded (some are down) or unknown: of all together.", examples=["up"])
+    status: str = Field(
+        description="up, down, degraded (some are down) or unknown: of all together, as far as they are checked.",
+        examples=["up"],
+    )
     services: list[StatusEntry]
 
     @classmethod
     def of(cls, services: list[Service]) -> "StatusPage":
+        now = datetime.now(UTC)
         there = [service for service in services if service.deleted_at is None]
+        current = [service.health.status for service in there if not is_outdated(service, now)]
         return cls(
-            status=overall([service.health.status for service in there]),
+            status=overall(current),
             services=[
                 StatusEntry(
                     name=service.name,
@@ -286,6 +297,7 @@ class StatusPage(BaseModel):
                     since=service.health.since,
                     checked_at=service.health.checked_at,
                     flapping=service.health.flapping_since is not None,
+                    outdated=is_outdated(service, now),
                     public_endpoint=service.spec.public_endpoint,
                 )
                 for service in there

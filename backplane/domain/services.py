@@ -29,6 +29,8 @@ VOLUME_PREFIX = "agent-service-"
 PIDS_MAX = 4096
 """Processes of a container."""
 
+CLOCK_SLACK = timedelta(minutes=1)
+"""So far apart the clocks of two controllers may be."""
 FLAP_CHANGES = 4
 FLAP_SECONDS = 600.0
 """A service that changed FLAP_CHANGES times within so long is flapping; it has settled when it did not change for so
@@ -225,7 +227,7 @@ def judged(health: Health, check: HealthCheck, result: CheckResult) -> Judgement
     now = replace(seen, status=says, since=result.at, streak=0, changes=changes, reason=result.error[:REASON_CHARS])
     if now.flapping_since is not None:
         return Judgement(now, changed=True, report=None)
-    if len(changes) == FLAP_CHANGES and result.at - changes[0] <= timedelta(seconds=FLAP_SECONDS):
+    if len(changes) == FLAP_CHANGES and abs(result.at - changes[0]) <= timedelta(seconds=FLAP_SECONDS):
         return Judgement(replace(now, flapping_since=result.at), changed=True, report=Report.FLAPPING)
     return Judgement(now, changed=True, report=Report.UP if says is ServiceStatus.UP else Report.DOWN)
 
@@ -233,10 +235,23 @@ def judged(health: Health, check: HealthCheck, result: CheckResult) -> Judgement
 def _settled(health: Health, at: datetime) -> Judgement:
     """Without a change. One that was flapping, and did not change for long enough, is reported as what it is now."""
     last = health.changes[-1] if health.changes else at
-    if health.flapping_since is None or at - last < timedelta(seconds=FLAP_SECONDS):
+    if health.flapping_since is None or abs(at - last) < timedelta(seconds=FLAP_SECONDS):
         return Judgement(health, changed=False, report=None)
     report = Report.UP if health.status is ServiceStatus.UP else Report.DOWN
     return Judgement(replace(health, flapping_since=None, changes=()), changed=False, report=report)
+
+
+def is_due(service: Service, now: datetime) -> bool:
+    """A check that was done in the future was done by a clock that was ahead, and counts for nothing."""
+    checked_at = service.health.checked_at
+    return due_at(service) <= now or (checked_at is not None and checked_at > now + CLOCK_SLACK)
+
+
+def is_outdated(service: Service, now: datetime) -> bool:
+    """Whether checks that were due were not done, so that the status may be another one now."""
+    checked_at, check = service.health.checked_at, service.spec.check
+    late = timedelta(seconds=2 * check.interval_seconds + check.timeout_seconds) + CLOCK_SLACK
+    return checked_at is not None and now - checked_at > late
 
 
 def due_at(service: Service) -> datetime:
@@ -273,7 +288,7 @@ def report_event(service: Service, health: Health, report: Report) -> CloudEvent
     return cloud_event(attributes, of_platform=True)
 
 
-def explanation(service: Service) -> str:
+def explanation(service: Service, now: datetime) -> str:
     """In words, why a service is not as wanted, or that it is."""
     health, check, name = service.health, service.spec.check, service.name
     where = f"{service.spec.host}:{service.spec.port}"
@@ -297,6 +312,10 @@ def explanation(service: Service) -> str:
         parts.append(f"It is up, but the last {health.streak} checks failed: {health.reason}")
     else:
         parts.append(f"It answers at {where}.")
+    if health.checked_at is not None and is_outdated(service, now):
+        parts.append(
+            f"That was at {health.checked_at:%Y-%m-%d %H:%M:%S} UTC, and it was not checked since: no controller runs."
+        )
     if health.flapping_since is not None:
         parts.append(
             f"It goes up and down: single changes are not reported since {health.flapping_since:%Y-%m-%d %H:%M:%S} UTC."

@@ -38,6 +38,7 @@ from controller.gpus.provider import CreateRefused, GpuProvider, Instance, NewIn
 from controller.gpus.reconcile import (
     MachineStep,
     Seen,
+    by_this_clock,
     health_of,
     is_drained,
     orphans,
@@ -189,6 +190,9 @@ class GpuFleet:
     async def _advance_all(self, machines: Sequence[Machine], seen: Seen, demand: Demand) -> None:
         steps: list[tuple[Machine, Instance | None, MachineStep]] = []
         for machine in machines:
+            righted = by_this_clock(machine, self._now())
+            if righted != machine:
+                machine = await self._machines.change(machine, righted) or machine
             instance = seen.of(label_of(self._rules.platform_id, machine), machine.contract)
             if instance is not None:
                 self._wires[machine.id] = (instance.kind, instance.slots)
@@ -448,8 +452,9 @@ class GpuFleet:
     async def _scale(self, demand: Demand, *, can_start: bool) -> None:
         now, rules = self._now(), self._rules
         low = demand.waiting is not None and demand.waiting < rules.scaling.in_below
-        self._low_since = (self._low_since or now) if low else None
-        if self._decide_at is not None and now < self._decide_at:
+        # A clock that is put back leaves both in the future.
+        self._low_since = min(self._low_since or now, now) if low else None
+        if self._decide_at is not None and timedelta() < self._decide_at - now <= rules.period:
             return
         self._decide_at = now + rules.period
         fleet = Fleet(
@@ -483,7 +488,7 @@ class GpuFleet:
     async def _read_offers(self) -> None:
         """What could be had, now and then, for those who ask."""
         now = self._now()
-        if self._offers_at is not None and now - self._offers_at < OFFER_REFUSED:
+        if self._offers_at is not None and abs(now - self._offers_at) < OFFER_REFUSED:
             return
         self._offers_at = now
         self._offers = tuple(await self._provider.offers(self._rules.spec, self._rules.most_micro_usd))

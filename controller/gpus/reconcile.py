@@ -6,7 +6,7 @@ is never touched.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -31,6 +31,8 @@ HEALTH_PERIOD = timedelta(seconds=10)
 HEALTH_TRIES = 30
 FAILED_CHECKS = 3
 """So many checks in a row a ready machine may fail."""
+CLOCK_SLACK = timedelta(minutes=1)
+"""So far apart the clocks of two controllers may be."""
 DRAIN_LEAST = timedelta(seconds=15)
 """Each worker has read by then that the machine gets no new calls: it reads every 5 s."""
 
@@ -95,6 +97,18 @@ def step_of(machine: Machine, instance: Instance | None, seen: Seen, now: dateti
     if machine.checked_at is not None and now - machine.checked_at < HEALTH_PERIOD:
         return MachineStep("wait")
     return MachineStep("check")
+
+
+def by_this_clock(machine: Machine, now: datetime) -> Machine:
+    """The machine, with times that are still to come set to now: a clock that was ahead wrote them, and nothing would
+    be done until then."""
+    latest = now + CLOCK_SLACK
+    since = now if machine.state_since > latest else machine.state_since
+    checked = None if machine.checked_at is not None and machine.checked_at > latest else machine.checked_at
+    missing = now if machine.missing_since is not None and machine.missing_since > latest else machine.missing_since
+    if (since, checked, missing) == (machine.state_since, machine.checked_at, machine.missing_since):
+        return machine
+    return replace(machine, state_since=since, checked_at=checked, missing_since=missing)
 
 
 def is_drained(machine: Machine, calls: int | None, most: timedelta, now: datetime) -> bool:

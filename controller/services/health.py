@@ -20,6 +20,7 @@ from backplane.domain.services import (
     ServiceSpec,
     ServiceStatus,
     due_at,
+    is_due,
     judged,
 )
 from backplane.errors import Unavailable
@@ -67,7 +68,7 @@ class ServiceHealthLoop:
         due = [
             service
             for service in there
-            if service.deleted_at is None and service.id not in self._checking and due_at(service) <= now
+            if service.deleted_at is None and service.id not in self._checking and is_due(service, now)
         ]
         due.sort(key=due_at)
         for service in due[: CHECKS_AT_ONCE - len(self._checking)]:

@@ -76,6 +76,25 @@ async def test_a_machine_that_a_person_asked_for_and_nobody_offers_ends_by_itsel
     assert len(states(world)) > 1
 
 
+async def test_a_clock_that_was_a_day_ahead_leaves_no_machine_alone() -> None:
+    world = World.of()
+    world.line.waiting = 101
+    await world.run(6 * MINUTE)
+    right = world.clock.now
+    world.clock.now += 24 * HOUR
+    await world.run(3 * MINUTE)
+    world.clock.now = right
+    there = len(states(world))
+    await world.run(20 * MINUTE)
+    assert len(states(world)) > there, "it decides again"
+    world.line.waiting = 0
+    [first, *_] = await world.machines.open()
+    for lost in world.account.running():
+        lost.ended = world.clock.now
+    await world.run(5 * MINUTE)
+    assert (await world.machines.get(first.id)).state is MachineState.ENDED
+
+
 @pytest.mark.slow
 async def test_a_machine_that_never_serves_is_given_up_after_thirty_tries_and_the_next_waits() -> None:
     world = World.of(faults=Faults(never_healthy=1.0))

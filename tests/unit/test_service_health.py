@@ -17,6 +17,8 @@ from backplane.domain.services import (
     ServiceStatus,
     due_at,
     explanation,
+    is_due,
+    is_outdated,
     judged,
     name_fault,
     overall,
@@ -123,8 +125,26 @@ EXPLAINED = {
 @pytest.mark.parametrize("case", EXPLAINED)
 def test_a_service_is_explained_in_words(case: str) -> None:
     explained, words = EXPLAINED[case]
-    assert words in explanation(explained)
-    assert explanation(explained).endswith(".")
+    said = explanation(explained, BEGIN)
+    assert words in said
+    assert said.endswith(".")
+
+
+def test_a_service_that_nobody_checks_is_outdated_after_two_intervals_and_a_minute() -> None:
+    last = service(after("..")[0])
+    checked = BEGIN + timedelta(seconds=30)
+    late = checked + timedelta(seconds=2 * 30 + 5 + 60)
+    assert (is_outdated(last, late), is_outdated(last, late + timedelta(seconds=1))) == (False, True)
+    assert "not checked since: no controller runs" in explanation(last, late + timedelta(seconds=1))
+    assert not is_outdated(service(), late)
+
+
+def test_a_check_of_a_clock_that_was_ahead_delays_none() -> None:
+    ahead = service(Health(checked_at=BEGIN + timedelta(days=1)))
+    assert is_due(ahead, BEGIN)
+    assert not is_due(service(Health(checked_at=BEGIN + timedelta(seconds=59))), BEGIN)
+    flapping = Health(ServiceStatus.UP, changes=(BEGIN + timedelta(days=1),), flapping_since=BEGIN)
+    assert judged(flapping, CHECK, CheckResult(BEGIN)).health.flapping_since is None
 
 
 @pytest.mark.parametrize(

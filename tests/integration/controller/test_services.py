@@ -14,7 +14,7 @@ from tests.integration.controller.receiving import Receiver
 from tests.ports import own_port
 from tests.waiting import wait_until
 
-QUICK = HealthCheck(interval_seconds=0.02, timeout_seconds=0.02, failures=2, successes=2)
+QUICK = HealthCheck(interval_seconds=0.02, timeout_seconds=5, failures=2, successes=2)
 
 
 @pytest.fixture(autouse=True)
