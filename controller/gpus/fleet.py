@@ -44,6 +44,7 @@ from controller.gpus.reconcile import (
     orphans,
     registrations_of,
     step_of,
+    tries_that_count,
 )
 from controller.gpus.router import ModelRouter
 
@@ -359,6 +360,7 @@ class GpuFleet:
             state=MachineState.TERMINATING,
             state_since=since,
             checked_at=now,
+            health_tries=tries_that_count(machine),
             reason=reason,
             stop_reason=machine.stop_reason or reason,
         )

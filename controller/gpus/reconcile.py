@@ -118,6 +118,13 @@ def is_drained(machine: Machine, calls: int | None, most: timedelta, now: dateti
     return since >= most or (since >= DRAIN_LEAST and calls == 0)
 
 
+def tries_that_count(machine: Machine) -> int:
+    """The failed checks of a machine that is to be destroyed now. Where somebody has asked for its end before it could
+    serve, it has not failed, and delays no other."""
+    is_asked = machine.stop_reason is not None and machine.health_tries < HEALTH_TRIES
+    return 0 if is_asked and machine.state is not MachineState.TERMINATING else machine.health_tries
+
+
 @dataclass(frozen=True, slots=True)
 class MachineHealth:
     """What a check makes of a machine."""

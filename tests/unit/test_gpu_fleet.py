@@ -95,6 +95,17 @@ async def test_a_clock_that_was_a_day_ahead_leaves_no_machine_alone() -> None:
     assert (await world.machines.get(first.id)).state is MachineState.ENDED
 
 
+async def test_a_machine_that_is_stopped_while_it_starts_has_not_failed_and_the_next_does_not_wait() -> None:
+    world = World.of(faults=Faults(never_healthy=1.0))
+    await world.run(2 * MINUTE)
+    [row] = await world.machines.open()
+    assert row.health_tries
+    await world.machines.stop(row.id, "an operator asks for it")
+    await world.run(3 * MINUTE)
+    assert (await world.machines.get(row.id)).state is MachineState.ENDED
+    assert len(world.account.creates) == 2
+
+
 @pytest.mark.slow
 async def test_a_machine_that_never_serves_is_given_up_after_thirty_tries_and_the_next_waits() -> None:
     world = World.of(faults=Faults(never_healthy=1.0))
