@@ -11,7 +11,7 @@ readonly FIRST=agent-api # of the Deployments
 readonly CREDENTIALS_VERSION=agent-platform/credentials-version
 readonly REQUIRED=(REDIS_URL DATABASE_URL S3_BUCKET S3_ENDPOINT S3_REGION S3_ACCESS_KEY S3_SECRET_KEY)
 readonly OPTIONAL=(REDIS_USERNAME REDIS_PASSWORD REDIS_SENTINEL_USERNAME REDIS_SENTINEL_PASSWORD
-  PGBOUNCER_URL OPENAI_API_KEY ANTHROPIC_API_KEY QDRANT_API_KEY SECRETS_KEY)
+  UPSTASH_REDIS_REST_URL UPSTASH_REDIS_REST_TOKEN PGBOUNCER_URL OPENAI_API_KEY ANTHROPIC_API_KEY QDRANT_API_KEY SECRETS_KEY)
 readonly HOPELESS_RESTARTS=3 LOG_LINES=15
 
 # shellcheck disable=SC2016 # the dollars are the templates' own
@@ -50,7 +50,8 @@ Usage: ./deploy-phase2b.sh --image NAME:VERSION [options]
 
 Credentials, from the environment or FILE: REDIS_URL, DATABASE_URL, S3_BUCKET, S3_ENDPOINT, S3_REGION, S3_ACCESS_KEY,
 S3_SECRET_KEY; where they are used also REDIS_USERNAME, REDIS_PASSWORD, REDIS_SENTINEL_USERNAME, REDIS_SENTINEL_PASSWORD,
-PGBOUNCER_URL, OPENAI_API_KEY, ANTHROPIC_API_KEY, QDRANT_API_KEY, SECRETS_KEY.
+UPSTASH_REDIS_REST_URL, UPSTASH_REDIS_REST_TOKEN, PGBOUNCER_URL, OPENAI_API_KEY, ANTHROPIC_API_KEY, QDRANT_API_KEY,
+SECRETS_KEY.
 KUBECTL names another kubectl program than the one in PATH.
 
 Exit status: 0 all runs; 1 it was applied and does not run; 2 something is missing, nothing was changed.
@@ -198,6 +199,7 @@ check_credentials() {
   check_url REDIS_URL '^rediss?(\+(sentinel|cluster))?://' 'redis://, rediss://, redis+sentinel:// or redis+cluster://'
   check_url DATABASE_URL '^postgres(ql)?(\+psycopg)?://' 'postgresql:// (a file of one machine cannot be shared by pods)'
   check_url PGBOUNCER_URL '^postgres(ql)?(\+psycopg)?://' 'postgresql://'
+  check_url UPSTASH_REDIS_REST_URL '^https?://' 'https://'
   check_url S3_ENDPOINT '^https?://' 'https:// or http://'
 }
 
@@ -563,7 +565,7 @@ log_of() { # pod container restarts
 without_secrets() {
   local line name value secrets=()
   for name in REDIS_URL DATABASE_URL S3_ACCESS_KEY S3_SECRET_KEY REDIS_PASSWORD REDIS_SENTINEL_PASSWORD \
-    PGBOUNCER_URL OPENAI_API_KEY ANTHROPIC_API_KEY QDRANT_API_KEY SECRETS_KEY; do
+    UPSTASH_REDIS_REST_TOKEN PGBOUNCER_URL OPENAI_API_KEY ANTHROPIC_API_KEY QDRANT_API_KEY SECRETS_KEY; do
     value=${credentials[$name]:-}
     [[ -z $value ]] || secrets+=("$value")
     if [[ $value =~ ://[^/@]*:([^/]+)@ ]]; then secrets+=("${BASH_REMATCH[1]}"); fi

@@ -9,7 +9,7 @@ from backplane.domain.background_jobs import BackgroundJob, JobKind
 from backplane.domain.users import User
 from backplane.errors import Conflict, PlatformError
 from backplane.process.tasks import in_thread
-from backplane.redis_access import rq_is_possible
+from backplane.redis_access import rq_is_possible, rq_is_reached
 from backplane.settings import Settings
 from backplane.store import BackgroundJobs
 
@@ -37,6 +37,8 @@ class JobQueue:
             )
 
     async def put(self, job_id: str) -> None:
+        if not rq_is_reached(self._settings):
+            return  # a controller finds the row
         try:
             await in_thread(self._put, job_id)
         except PlatformError as error:

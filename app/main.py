@@ -122,7 +122,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             install(server.config, limits)
         elif not limits.installed:
             log.warning("this server's connections have no limits: start the API by uvicorn, or put a proxy before it")
-        async with connect(settings) as resources:
+        async with connect(settings, may_use_rest=True) as resources:
             platform_metrics = PlatformMetrics(resources, registry)
             context = _context(settings, resources, api_metrics, platform_metrics)
             api_metrics.watchers(lambda: context.hub.watchers)

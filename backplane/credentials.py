@@ -13,6 +13,8 @@ CREDENTIALS: Mapping[str, frozenset[str]] = {
     "redis_password": _EVERY_PROCESS,
     "jobs_redis_url": frozenset({"api", "controller"}),
     "redis_sentinel_password": _EVERY_PROCESS,
+    "upstash_redis_rest_url": frozenset({"api"}),
+    "upstash_redis_rest_token": frozenset({"api"}),
     "database_url": _EVERY_PROCESS,
     "pgbouncer_url": frozenset({"worker"}),
     "s3_access_key": _EVERY_PROCESS,

@@ -25,3 +25,13 @@ def rq_is_possible(settings: Settings) -> bool:
     """Whether there is a Redis that RQ can use: one server, or one that sentinels name."""
     url = settings.jobs_redis_url.get_secret_value() or settings.redis_url.get_secret_value()
     return "+cluster" not in url.partition("://")[0]
+
+
+def rest_is_set(settings: Settings) -> bool:
+    """Whether the API reaches Redis by REST."""
+    return bool(settings.upstash_redis_rest_url.get_secret_value())
+
+
+def rq_is_reached(settings: Settings) -> bool:
+    """Whether the API can put anything into RQ's queue: RQ knows no REST."""
+    return not rest_is_set(settings) or bool(settings.jobs_redis_url.get_secret_value())

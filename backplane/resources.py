@@ -39,7 +39,7 @@ from backplane.process.retrying import log_unavailable, until_available
 from backplane.queue.base import Caps, Queue, QueueRoom
 from backplane.queue.redis import RedisQueue
 from backplane.redis.client import RedisClients
-from backplane.redis_access import redis_access
+from backplane.redis_access import redis_access, rest_is_set
 from backplane.run_actions.actions import RunActions
 from backplane.run_actions.known_queues import KnownQueues
 from backplane.sealing import Seal
@@ -98,10 +98,12 @@ class Resources:
 
 
 @asynccontextmanager
-async def connect(settings: Settings) -> AsyncIterator[Resources]:
+async def connect(settings: Settings, *, may_use_rest: bool = False) -> AsyncIterator[Resources]:
+    """`may_use_rest`: for the API, which reaches Redis by REST where UPSTASH_REDIS_REST_URL says so. All others need
+    connections."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(connect_store(settings))
-        redis = _redis(settings)
+        redis, event_log = _redis_and_events(settings, by_rest=may_use_rest and rest_is_set(settings))
         stack.push_async_callback(redis.close)
         registry = RedisAgentRegistry(redis, keep_seconds=fixed.AGENT_PROCESS_GONE_SECONDS)
         store.place_bell.rings(registry.ring)
@@ -112,17 +114,7 @@ async def connect(settings: Settings) -> AsyncIterator[Resources]:
         yield Resources(
             redis=redis,
             queue=_queue(settings, redis),
-            event_log=RedisEventLog(
-                redis,
-                limits=LogLimits(
-                    run_bytes=fixed.STREAM_REDIS_RUN_BYTES,
-                    user_bytes=fixed.STREAM_REDIS_USER_BYTES,
-                    all_bytes=settings.stream_redis_bytes,
-                    run_events=fixed.STREAM_REDIS_EVENTS,
-                ),
-                # A run may be silent for as long as it may run.
-                keep_seconds=settings.run_timeout_max_seconds + fixed.STREAM_REDIS_TTL_SECONDS,
-            ),
+            event_log=event_log,
             doorbell=doorbell,
             agent_registry=registry,
             store=store,
@@ -227,6 +219,34 @@ async def take_over_redis(settings: Settings) -> None:
 def _redis(settings: Settings) -> RedisClients:
     url = settings.redis_url.get_secret_value()
     return RedisClients(url, prefix=settings.redis_key_prefix, access=redis_access(settings))
+
+
+def _redis_and_events(settings: Settings, *, by_rest: bool) -> tuple[RedisClients, EventLog]:
+    limits = LogLimits(
+        run_bytes=fixed.STREAM_REDIS_RUN_BYTES,
+        user_bytes=fixed.STREAM_REDIS_USER_BYTES,
+        all_bytes=settings.stream_redis_bytes,
+        run_events=fixed.STREAM_REDIS_EVENTS,
+    )
+    # A run may be silent for as long as it may run.
+    keep_seconds = settings.run_timeout_max_seconds + fixed.STREAM_REDIS_TTL_SECONDS
+    if not by_rest:
+        redis = _redis(settings)
+        return redis, RedisEventLog(redis, limits=limits, keep_seconds=keep_seconds)
+    # The library costs a process a fifth of a second, and few have any use for it.
+    from backplane.logs.rest import RestEventLog  # noqa: PLC0415
+    from backplane.redis.rest import RestClients  # noqa: PLC0415
+
+    rest = RestClients(
+        settings.upstash_redis_rest_url.get_secret_value(),
+        settings.upstash_redis_rest_token.get_secret_value(),
+        prefix=settings.redis_key_prefix,
+    )
+    log.warning(
+        "Redis is reached by REST: each command is a request, each watched run keeps one open, and bulk actions and "
+        "exports begin some seconds later unless JOBS_REDIS_URL is set"
+    )
+    return rest, RestEventLog(rest, limits=limits, keep_seconds=keep_seconds)
 
 
 def _queue(settings: Settings, redis: RedisClients, platform: str = "") -> RedisQueue:

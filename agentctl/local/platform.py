@@ -142,7 +142,7 @@ async def running(
         keepers: list[asyncio.Task[None]] = []
         if redis is not None:
             keepers.append(_keep(stack, redis, "redis", report))
-            variables["REDIS_URL"] = redis.url
+            variables |= {"REDIS_URL": redis.url, "UPSTASH_REDIS_REST_URL": "", "UPSTASH_REDIS_REST_TOKEN": ""}
             version = redis_version(find_redis_server() or Path())
             parts["redis"] = f"{'.'.join(map(str, version or ()))}, embedded, socket {redis.socket.absolute()}"
             data_folder.write_secret(place.data / "redis.password", f"{redis.password}\n")

@@ -303,14 +303,7 @@ class Hub:
     async def _receive(self, subscription: Subscription) -> None:
         async for received in subscription.listen():
             if isinstance(received, SubscriptionLost):
-                for run in self._runs.values():
-                    run.may_have_missed()
-                for feed in self._feeds.values():
-                    feed.may_have_missed()
-                for bus in self._buses.values():
-                    bus.look()
-                self._mailboxes.ring_all()
-                self._some_feed_due.set()
+                self._may_have_missed(received)
             elif isinstance(received, BusAnnounced):
                 for bus in self._buses_of(received.user_id):
                     bus.look()
@@ -325,6 +318,21 @@ class Hub:
                 watched_run.add(received)
                 if watched_run.is_queued:
                     self._some_queued.set()
+
+    def _may_have_missed(self, lost: SubscriptionLost) -> None:
+        for run in self._runs.values():
+            if lost.run_id == run.run_id or lost == SubscriptionLost():
+                run.may_have_missed()
+        if lost.run_id:
+            return
+        for feed in self._feeds.values():
+            if lost.user_id in ("", feed.user_id):
+                feed.may_have_missed()
+        for bus in self._buses.values():
+            if lost.user_id in ("", bus.user_id):
+                bus.look()
+        self._mailboxes.ring_all()
+        self._some_feed_due.set()
 
     def _buses_of(self, user_id: str) -> list[WatchedBus]:
         return [bus for bus in self._buses.values() if bus.user_id == user_id]

@@ -44,7 +44,11 @@ class Appended(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionLost:
-    """The listener was disconnected for a while, and may have missed events of everything that it listens to."""
+    """The listener was disconnected for a while, and may have missed events: of this run, of this user's runs and bus,
+    or, where both are empty, of everything that it listens to."""
+
+    run_id: str = ""
+    user_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from backplane.logs.base import (
 )
 from backplane.logs.room import LogLimits, LogRoom, RedisMemory, room_of
 from backplane.redis.client import RedisClients, Script, translated
+from backplane.redis.keys import Keys
 
 APPEND = Path(__file__).parent / "lua" / "append.lua"
 RECONNECT_SECONDS = 0.5
@@ -181,7 +182,6 @@ class RedisSubscription(Subscription):
             await connection.disconnect(nowait=True)
 
     async def _receive(self, connection: AbstractConnection) -> AsyncIterator[Received]:
-        users, buses = self._keys.user_channel(""), self._keys.bus_user_channel("")
         # Redis answers in order: once so many channels are confirmed, all earlier ones are listened to again.
         missing, again = len(self._confirmed), any(confirmed.is_set() for confirmed in self._confirmed.values())
         if missing:
@@ -190,20 +190,27 @@ class RedisSubscription(Subscription):
         self._tried.set()
         while True:
             kind, channel, content = await connection.read_response(timeout=math.inf, push_request=True)
-            if kind == "message" and channel.startswith(users):
-                run_id, last_id = content.split(" ")
-                yield Announced(channel.removeprefix(users), run_id, int(last_id))
-            elif kind == "message" and channel.startswith(buses):
-                yield BusAnnounced(channel.removeprefix(buses))
-            elif kind == "message":
-                if events := _known(content.split("\n")):
-                    yield events
+            if kind == "message":
+                for received in received_on(self._keys, channel, content.split("\n")):
+                    yield received
             elif kind == "subscribe":
                 if channel in self._confirmed:
                     self._confirmed[channel].set()
                 missing -= 1
                 if missing == 0 and again:
                     yield SubscriptionLost()
+
+
+def received_on(keys: Keys, channel: str, lines: Sequence[str]) -> list[Received]:
+    """What was published on a channel. Raises ValueError for what nobody here publishes."""
+    users, buses = keys.user_channel(""), keys.bus_user_channel("")
+    if channel.startswith(users):
+        pairs = [line.split(" ") for line in lines]
+        return [Announced(channel.removeprefix(users), run_id, int(last_id)) for run_id, last_id in pairs]
+    if channel.startswith(buses):
+        return [BusAnnounced(channel.removeprefix(buses))]
+    events = _known(lines)
+    return [events] if events else []
 
 
 def _known(lines: Sequence[str]) -> list[Event]:

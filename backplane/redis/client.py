@@ -54,7 +54,10 @@ KEEP_ALIVE = {
 PROBE_EVERY_SECONDS = 1.0
 PROBE_KEPT_SECONDS = 60
 Argument = str | int | float
+HTTP_STATUS = "HTTP"
+"""Instead of Redis's own word: a REST API refused the request (`backplane.redis.rest`)."""
 REFUSED = NOT_THE_ONE | {"LOADING", "NOAUTH", "WRONGPASS", "NOPERM", "OOM", "MISCONF", "TRYAGAIN", "WRONGTYPE"}
+REFUSED |= {HTTP_STATUS}
 NOT_OURS = "NOTOURS"
 """The answer of the queue's scripts to a process of another platform or release than the queue's (platform.lua)."""
 
@@ -95,6 +98,25 @@ class RedisClients:
         self.scripts_at_once = asyncio.Semaphore(COMMAND_CONNECTIONS)
         self._own: list[OwnConnection] = []
         self._wrote_at = float("-inf")
+        self._server: ServerLocator | None = None
+        connection_class, options = self._connecting(url, access)
+        self.commands = Redis.from_pool(
+            BlockingConnectionPool(
+                COMMAND_CONNECTIONS,
+                COMMAND_SECONDS,
+                connection_class,
+                socket_timeout=COMMAND_SECONDS,
+                **options,
+            )
+        )
+        self.blocking = Redis.from_pool(ConnectionPool(connection_class, socket_timeout=None, **options))
+        # Anybody may publish what is no text: it is for the reader to pass over, and no fault of the connection.
+        self._published = Redis.from_pool(
+            ConnectionPool(connection_class, socket_timeout=None, encoding_errors="replace", **options)
+        )
+
+    def _connecting(self, url: str, access: RedisAccess) -> tuple[type[Any], dict[str, Any]]:
+        """The class of the connections, and their options."""
         try:
             target = target_of(url)
         except ValueError:
@@ -103,7 +125,6 @@ class RedisClients:
                 "redis+cluster://host:port",
                 field="REDIS_URL",
             ) from None
-        self._server: ServerLocator | None = None
         connection_class = target.connection_class
         options = {
             **target.options,
@@ -119,23 +140,10 @@ class RedisClients:
         if connection_class is not UnixDomainSocketConnection:
             options |= {"socket_keepalive": True, "socket_keepalive_options": KEEP_ALIVE}
             options |= access.tls() if target.encrypted else {}
-            self._server = _server(target, key_slot(prefix.encode()), options, access)
+            self._server = _server(target, key_slot(self.keys.prefix.encode()), options, access)
             options["server"] = self._server
             connection_class = LocatedTlsConnection if target.encrypted else LocatedConnection
-        self.commands = Redis.from_pool(
-            BlockingConnectionPool(
-                COMMAND_CONNECTIONS,
-                COMMAND_SECONDS,
-                connection_class,
-                socket_timeout=COMMAND_SECONDS,
-                **options,
-            )
-        )
-        self.blocking = Redis.from_pool(ConnectionPool(connection_class, socket_timeout=None, **options))
-        # Anybody may publish what is no text: it is for the reader to pass over, and no fault of the connection.
-        self._published = Redis.from_pool(
-            ConnectionPool(connection_class, socket_timeout=None, encoding_errors="replace", **options)
-        )
+        return connection_class, options
 
     def new_connection(self) -> AbstractConnection:
         """One that the caller alone uses, connects and closes; for what blocks."""
@@ -173,7 +181,7 @@ class RedisClients:
         try:
             with translated():
                 found = await cast(Awaitable[Any], self.commands.info("memory"))
-        except Unavailable:
+        except (Unavailable, ResponseError):
             return None
         policy = found.get("maxmemory_policy")
         return str(policy) if policy else None

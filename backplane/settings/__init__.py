@@ -75,6 +75,7 @@ class Settings(
 
     @model_validator(mode="after")
     def _redis_fits_together(self) -> Self:
+        self.check_rest()
         scheme = self.redis_url.get_secret_value().partition("://")[0]
         tags = re.findall(r"\{([^{}]+)\}", self.redis_key_prefix)
         if scheme.endswith("+cluster") and (len(tags) != 1 or self.redis_key_prefix.count("{") != 1):

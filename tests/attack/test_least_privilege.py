@@ -32,6 +32,8 @@ NEEDED = {
     "controller": set[str](),
 }
 
+REST = {"UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"}
+
 
 def test_every_secret_among_the_settings_says_which_processes_need_it() -> None:
     assert set(CREDENTIALS) == {name for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
@@ -42,8 +44,8 @@ def test_a_process_is_refused_what_it_does_not_need(process: str) -> None:
     settings = Settings(model_servers={"groq": {"kind": "openai", "url": "http://x", "api_key_env": "GROQ_KEY"}})
     of_others = {
         "api": {"PGBOUNCER_URL", "VASTAI_API_KEY", "GPU_ROUTER_TOKEN", "GPU_TOKEN_SECRET", "GPU_STATIC_KEY"},
-        "worker": {"JOBS_REDIS_URL", "VASTAI_API_KEY", "GPU_ROUTER_TOKEN"},
-        "controller": {"PGBOUNCER_URL"},
+        "worker": {"JOBS_REDIS_URL", "VASTAI_API_KEY", "GPU_ROUTER_TOKEN", *REST},
+        "controller": {"PGBOUNCER_URL", *REST},
     }[process]
     assert credentials_withheld_from(process, settings) == (set(KEYS) - {"MODEL_SERVERS"} - NEEDED[process]) | of_others
 

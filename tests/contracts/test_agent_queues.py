@@ -59,6 +59,7 @@ async def test_the_order_holds_where_the_own_queues_are_looked_at_one_by_one(que
     assert await taken(queue, OWN) == [OWN[0]]
 
 
+@pytest.mark.connection
 async def test_a_worker_without_queues_takes_nothing_and_is_woken(queue: Queue) -> None:
     await message(queue, *OWN)
     assert await queue.claim("process-1", 1, queues=()) == []

@@ -110,6 +110,7 @@ async def collect(commands: AsyncIterator[PoolCommand], found: list[PoolCommand]
         found.append(command)
 
 
+@pytest.mark.connection
 @pytest.mark.parametrize("listens_to", ["devs", "*"])
 async def test_commands_reach_those_who_listen(
     registry: RedisAgentRegistry, clients: RedisClients, listens_to: str
@@ -173,6 +174,7 @@ async def test_a_key_of_another_type_under_a_name_of_the_registry_gives_way(
             await registry.remove(PROCESS, ["id-1"])
 
 
+@pytest.mark.connection
 @pytest.mark.parametrize("what", [b"\xff\xfe", b"[" * 200_000, b"1e400", b"9" * 10_000, b"null", b"\0"])
 async def test_what_nobody_can_read_on_the_channel_of_a_pool_is_a_call_to_look(
     registry: RedisAgentRegistry, clients: RedisClients, what: bytes

@@ -149,6 +149,7 @@ async def test_the_list_of_the_default_queue_has_its_runs_alone(queue: Queue, cl
 # --- wake-ups ---
 
 
+@pytest.mark.connection
 @pytest.mark.parametrize("to", ALL)
 async def test_a_worker_that_waits_is_woken_by_each_of_its_queues(queue: Queue, to: str) -> None:
     waiting = asyncio.create_task(queue.claim("worker-1", 1, 30.0, queues=ALL))
@@ -158,6 +159,7 @@ async def test_a_worker_that_waits_is_woken_by_each_of_its_queues(queue: Queue, 
         assert [claim.run_id for claim in await waiting] == ["a"]
 
 
+@pytest.mark.connection
 async def test_a_wake_up_that_a_busy_worker_took_wakes_another_one_that_serves_the_queue(queue: Queue) -> None:
     """The first worker is woken by `reports` and has room for one run, which it takes from `gpu`."""
     await enqueue(queue, "first", to="gpu", priority=Priority.CRITICAL)
@@ -168,6 +170,7 @@ async def test_a_wake_up_that_a_busy_worker_took_wakes_another_one_that_serves_t
         assert [claim.run_id for claim in await queue.claim("worker-2", 1, 30.0, queues=["reports"])] == ["second"]
 
 
+@pytest.mark.connection
 async def test_a_worker_that_stops_is_woken_whatever_queues_it_serves(queue: Queue) -> None:
     waiting = asyncio.create_task(queue.claim("worker-1", 1, 30.0, queues=ALL))
     await asyncio.sleep(0)

@@ -323,6 +323,7 @@ async def claimed_by(waiting: "asyncio.Task[list[Claim]]") -> list[str]:
         return [found.run_id for found in await waiting]
 
 
+@pytest.mark.connection
 async def test_a_run_wakes_a_worker_that_waits_and_is_its_own(queue: Queue, clients: RedisClients) -> None:
     waiting = waiting_worker(queue)
     await until_blocked(clients)
@@ -330,6 +331,7 @@ async def test_a_run_wakes_a_worker_that_waits_and_is_its_own(queue: Queue, clie
     assert await claimed_by(waiting) == ["a"]
 
 
+@pytest.mark.connection
 @pytest.mark.parametrize("comes", ["back", "due", "lost"])
 async def test_a_run_that_comes_again_wakes_a_worker_too(
     queue: Queue, hasty: Queue, clients: RedisClients, comes: str
@@ -348,6 +350,7 @@ async def test_a_run_that_comes_again_wakes_a_worker_too(
     assert await claimed_by(waiting) == ["a"]
 
 
+@pytest.mark.connection
 async def test_each_run_of_a_batch_wakes_a_worker(queue: Queue, clients: RedisClients) -> None:
     waiting = [waiting_worker(queue, worker=f"worker-{number}") for number in range(3)]
     await until_blocked(clients, 3)
@@ -355,6 +358,7 @@ async def test_each_run_of_a_batch_wakes_a_worker(queue: Queue, clients: RedisCl
     assert sorted([await claimed_by(one) for one in waiting]) == [["a"], ["b"], ["c"]]
 
 
+@pytest.mark.connection
 async def test_a_worker_that_leaves_runs_in_the_queue_wakes_another(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a", "b")
     await clients.commands.delete(clients.keys.wake_ups)
@@ -362,17 +366,20 @@ async def test_a_worker_that_leaves_runs_in_the_queue_wakes_another(queue: Queue
     assert await claimed_by(waiting_worker(queue)) == ["b"]
 
 
+@pytest.mark.connection
 async def test_waiting_ends_by_itself(queue: Queue) -> None:
     async with asyncio.timeout(3):
         assert await queue.claim("worker-1", 1, 0.05) == []
 
 
+@pytest.mark.connection
 async def test_a_wait_that_ends_without_a_bell_looks_once_more(queue: Queue, clients: RedisClients) -> None:
     await enqueue(queue, "a")
     await clients.commands.delete(clients.keys.wake_ups)
     assert [found.run_id for found in await queue.claim("worker-1", 1, 0.05)] == ["a"]
 
 
+@pytest.mark.connection
 async def test_a_worker_that_drains_waits_no_longer_and_takes_nothing(queue: Queue, clients: RedisClients) -> None:
     leaves, stays = waiting_worker(queue, worker="leaves"), waiting_worker(queue, worker="stays")
     await until_blocked(clients, 2)
@@ -383,6 +390,7 @@ async def test_a_worker_that_drains_waits_no_longer_and_takes_nothing(queue: Que
     assert await claimed_by(stays) == ["a"]
 
 
+@pytest.mark.connection
 async def test_a_run_that_comes_as_a_worker_drains_is_for_the_next_one(queue: Queue) -> None:
     await queue.end_wait("leaves")
     await enqueue(queue, "a")
@@ -390,6 +398,7 @@ async def test_a_run_that_comes_as_a_worker_drains_is_for_the_next_one(queue: Qu
     assert await claimed_by(waiting_worker(queue)) == ["a"]
 
 
+@pytest.mark.connection
 async def test_a_cancel_reaches_all_workers(queue: Queue, clients: RedisClients) -> None:
     async with queue.cancels() as first, queue.cancels() as second:
         hearing = [asyncio.ensure_future(anext(announced)) for announced in (first, second)]

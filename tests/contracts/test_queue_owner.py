@@ -39,6 +39,7 @@ async def test_to_examine_whose_queue_it_is_changes_nothing(clients: RedisClient
         await redis_queue(clients).examine(OURS)
 
 
+@pytest.mark.connection
 async def test_whoever_writes_first_after_redis_was_emptied_owns_it_and_the_other_takes_nothing(
     clients: RedisClients,
 ) -> None:

@@ -60,7 +60,8 @@ def test_every_process_gets_the_credentials_that_it_needs_and_no_others(compose:
     # The password of Redis stands in its URL; there are no sentinels, and one Redis is enough. All go by PgBouncer.
     needed = {name for name, processes in CREDENTIALS.items() if process in processes}
 
-    assert given == needed - {"redis_password", "redis_sentinel_password", "jobs_redis_url", "pgbouncer_url"}
+    by_rest = {"upstash_redis_rest_url", "upstash_redis_rest_token"}
+    assert given == needed - by_rest - {"redis_password", "redis_sentinel_password", "jobs_redis_url", "pgbouncer_url"}
 
 
 @pytest.mark.parametrize(("key", "starts"), [("", False), ("a-key", True)])
