@@ -94,6 +94,8 @@ class RestApi:
         return answers
 
     async def _answers(self, commands: Sequence[Command]) -> list[Any]:
+        if not commands:
+            return []
         if blocking := next((command[0] for command in commands if command[0] in BLOCKING), None):
             raise _needs_connection(blocking.upper())
         if commands[0] == ["multi"] and commands[-1] == ["exec"]:
@@ -111,7 +113,12 @@ class RestApi:
     async def published(self, channel: str) -> AsyncGenerator[list[bytes]]:
         """The lines of what is published on a channel. The first list is empty: from then on all is received. It ends
         when nothing was published for SILENT_SECONDS, else with redis-py's errors; close it."""
-        headers = {"Authorization": f"Bearer {self._token}", "Accept": "text/event-stream"}
+        # What is compressed is kept back until there is enough of it.
+        headers = {
+            "Authorization": f"Bearer {self._token}",
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",
+        }
         address = f"{self._url}/subscribe/{quote(channel, safe='')}"
         try:
             async with (
@@ -125,7 +132,7 @@ class RestApi:
                         limit.reschedule(None)
                         is_confirmed = True
                         yield []
-                    if found:
+                    if found and is_confirmed:
                         yield found
         except httpx.ReadTimeout:
             return

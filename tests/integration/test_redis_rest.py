@@ -47,7 +47,7 @@ async def refusal(call: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "reason"),
     [
         (Fault(429, b'{"error":"slow down"}', ("Retry-After: 7",)), "answered 429"),
         (Fault(500, HTML), "answered 500"),
@@ -65,10 +65,10 @@ async def refusal(call: Any) -> str:
     ],
 )
 async def test_whatever_a_gateway_answers_redis_is_unavailable_and_asked_once(
-    front: RestFront, clients: RestClients, fault: Fault, said: str
+    front: RestFront, clients: RestClients, fault: Fault, reason: str
 ) -> None:
     front.fail_next(fault)
-    assert said in await refusal(clients.commands.get("a"))
+    assert reason in await refusal(clients.commands.get("a"))
     assert len(front.requests) == 1
     await clients.check_write()
 
@@ -86,7 +86,7 @@ async def test_a_redirect_is_not_followed_and_the_token_stays(
         assert elsewhere.requests == []
 
 
-async def test_a_token_that_is_not_known_is_said_by_the_name_of_its_setting(front: RestFront) -> None:
+async def test_a_token_that_is_not_known_is_named_by_the_name_of_its_setting(front: RestFront) -> None:
     clients = RestClients(front.url, "another-token-of-nobody")
     message = await refusal(clients.commands.get("a"))
     assert "401" in message
