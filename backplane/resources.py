@@ -233,7 +233,7 @@ def _redis_and_events(settings: Settings, *, by_rest: bool) -> tuple[RedisClient
     if not by_rest:
         redis = _redis(settings)
         return redis, RedisEventLog(redis, limits=limits, keep_seconds=keep_seconds)
-    # The library costs a process a fifth of a second, and few have any use for it.
+    # The library takes 0.2 s to load, and few processes have any use for it.
     from backplane.logs.rest import RestEventLog  # noqa: PLC0415
     from backplane.redis.rest import RestClients  # noqa: PLC0415
 

@@ -48,7 +48,7 @@ class RestSubscription(Subscription):
     def __init__(self, rest: RestApi, keys: Keys) -> None:
         self._rest = rest
         self._keys = keys
-        self._followers: dict[str, _Follower] = {}
+        self._readers: dict[str, _ChannelReader] = {}
         self._received = asyncio.Queue[Received](UNREAD)
 
     async def add(self, run_id: str) -> None:
@@ -74,29 +74,29 @@ class RestSubscription(Subscription):
             yield await self._received.get()
 
     async def close(self) -> None:
-        await end(*(follower.task for follower in self._followers.values()))
-        self._followers.clear()
+        await end(*(reader.task for reader in self._readers.values()))
+        self._readers.clear()
 
     async def _subscribe(self, channel: str, lost: SubscriptionLost) -> None:
-        follower = self._followers.get(channel)
-        if follower is None:
-            follower = self._followers[channel] = _Follower(self._rest, self._keys, channel, lost, self._received)
+        reader = self._readers.get(channel)
+        if reader is None:
+            reader = self._readers[channel] = _ChannelReader(self._rest, self._keys, channel, lost, self._received)
         try:
             async with asyncio.timeout(CONFIRM_SECONDS):
-                await follower.confirmed()
+                await reader.confirmed()
         except (Unavailable, TimeoutError) as error:
-            if self._followers.get(channel) is follower:
+            if self._readers.get(channel) is reader:
                 await self._unsubscribe(channel)
             if isinstance(error, Unavailable):
                 raise
             raise Unavailable("Redis does not confirm a subscription", part="redis") from None
 
     async def _unsubscribe(self, channel: str) -> None:
-        if follower := self._followers.pop(channel, None):
-            await end(follower.task)
+        if reader := self._readers.pop(channel, None):
+            await end(reader.task)
 
 
-class _Follower:
+class _ChannelReader:
     """Reads one channel until its task is ended, and subscribes again whenever it is cut off."""
 
     def __init__(

@@ -45,7 +45,7 @@ QUOTAS = ("ERR max ", "ERR DB capacity ")
 Command = list[str]
 
 
-class CutOff(RedisConnectionError):
+class BrokenOff(RedisConnectionError):
     """The connection broke when the request may have arrived."""
 
 
@@ -68,7 +68,7 @@ class RestApi:
         answered with."""
         try:
             return await self._ask(commands)
-        except CutOff:
+        except BrokenOff:
             if not all(map(_may_be_repeated, commands)):
                 raise
             return await self._ask(commands)
@@ -82,7 +82,7 @@ class RestApi:
         except httpx.ConnectError as error:
             raise RedisConnectionError(f"the REST API cannot be reached: {error}") from None
         except httpx.HTTPError as error:
-            raise CutOff(f"the REST API broke off: {type(error).__name__}: {error}") from None
+            raise BrokenOff(f"the REST API broke off: {type(error).__name__}: {error}") from None
         except UpstashError as error:
             raise _error(str(error)) from None
         except UnicodeDecodeError:
