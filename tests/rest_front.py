@@ -62,16 +62,14 @@ class RestFront:
         self._server: asyncio.Server | None = None
         self.port = 0
         self.requests: list[Request] = []
+        self.subscriptions = 0
+        """How many stand and were confirmed."""
         self.of_a_line = "data: "
         """What stands before each further line of a message."""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def subscriptions(self) -> int:
-        return sum(task.get_name() == "subscription" for task in self._tasks)
 
     def fail_next(self, *faults: Fault) -> None:
         self._faults.extend(faults)
@@ -170,7 +168,6 @@ class RestFront:
         self._free.append(connection)
 
     async def _subscribe(self, channel: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        cast("asyncio.Task[None]", asyncio.current_task()).set_name("subscription")
         host, port = self._redis
         options: Any = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_timeout": None}
         connection = Connection(host=host, port=port, **options)
@@ -185,16 +182,23 @@ class RestFront:
         raise ConnectionResetError
 
     async def _pass_on(self, connection: Connection, channel: str, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, RedisError):
+        was_confirmed = False
+        try:
             await cast(Any, connection).connect()
             await connection.send_command("SUBSCRIBE", channel)
             while True:
                 parts = await connection.read_response()
+                if not was_confirmed:
+                    self.subscriptions, was_confirmed = self.subscriptions + 1, True
                 event = b",".join(part if isinstance(part, bytes) else b"%d" % part for part in parts)
                 event = event.replace(b"\n", f"\n{self.of_a_line}".encode())
                 body = b"data: " + event + b"\n\n"
                 writer.write(b"%x\r\n%s\r\n" % (len(body), body))
                 await writer.drain()
+        except (OSError, RedisError):
+            pass
+        finally:
+            self.subscriptions -= was_confirmed
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ and have REDIS_URL.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -113,6 +113,19 @@ class RestApi:
     async def published(self, channel: str) -> AsyncGenerator[list[bytes]]:
         """The lines of what is published on a channel. The first list is empty: from then on all is received. It ends
         when nothing was published for SILENT_SECONDS, else with redis-py's errors; close it."""
+        for is_last in (False, True):
+            is_confirmed = False
+            try:
+                async with aclosing(self._published(channel)) as published:
+                    async for lines in published:
+                        is_confirmed = True
+                        yield lines
+                return
+            except BrokenOff:
+                if is_confirmed or is_last:
+                    raise
+
+    async def _published(self, channel: str) -> AsyncGenerator[list[bytes]]:
         # What is compressed is kept back until there is enough of it.
         headers = {
             "Authorization": f"Bearer {self._token}",
@@ -136,9 +149,11 @@ class RestApi:
                         yield found
         except httpx.ReadTimeout:
             return
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise RedisConnectionError(f"the REST API broke off: {type(error).__name__}: {error}") from None
-        raise RedisConnectionError("the REST API ended a subscription")
+        except (httpx.ConnectError, TimeoutError) as error:
+            raise RedisConnectionError(f"the REST API cannot be reached: {error or 'no answer'}") from None
+        except httpx.HTTPError as error:
+            raise BrokenOff(f"the REST API broke off: {type(error).__name__}: {error}") from None
+        raise BrokenOff("the REST API ended a subscription")
 
     async def close(self) -> None:
         await self._redis.close()
