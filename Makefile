@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 ARGS ?=
 
 .PHONY: demo serve test test-slow test-all test-clients test-kubernetes attack environments chaos check bench image browser-image \
-	requirements console console-dev console-check clean
+	requirements console test-console console-dev console-check clean
 
 # Start everything, run an example, show its events and files, stop everything.
 demo: .venv/installed
@@ -91,6 +91,10 @@ console: console/node_modules/.installed
 # The same with each change at once, before a running platform: make console-dev PLATFORM_URL=http://127.0.0.1:8000
 console-dev: console/node_modules/.installed
 	npm run --silent --prefix console dev
+
+# The console in a real Chromium (Debian's chromium) before the real platform.
+test-console: .venv/installed-dev console/node_modules/.installed
+	$(PYTHON) -m pytest -n 2 tests/console $(ARGS)
 
 # Types, style and unit tests of the console; what is committed must be what its source gives.
 console-check: console/node_modules/.installed

@@ -79,7 +79,12 @@ function Shell({ onSignedOut: leave }: { onSignedOut: () => void }) {
           <img src={new URL("icon.svg", consoleRoot).href} alt="" width="20" height="20" />
           <span>Console</span>
         </Link>
-        <button type="button" className="button find" aria-label="Find" onClick={() => setShown("palette")}>
+        <button
+          type="button"
+          className="button find"
+          aria-label="Find a run, a page… Ctrl K"
+          onClick={() => setShown("palette")}
+        >
           <Icon name="search" />
           <span>Find a run, a page…</span>
           <kbd>Ctrl K</kbd>
@@ -197,7 +202,7 @@ function ZoneButton() {
       type="button"
       className="button plain"
       title={`Times are in ${zoneName(zone)}`}
-      aria-label={`Times are in ${zoneName(zone)}; show them in ${zoneName(next)}`}
+      aria-label={`${zone === "utc" ? "UTC" : "Local"}: times are in ${zoneName(zone)}; show them in ${zoneName(next)}`}
       onClick={() => change({ zone: next })}
     >
       <Icon name="clock" />

@@ -1,7 +1,6 @@
 // One decision: what is asked, in full, and the ways to answer it. What somebody else decided meanwhile is shown.
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { type ReactNode, useRef, useState } from "react";
-import { Link } from "wouter";
 import { api } from "../../api/client";
 import { ApiError } from "../../api/problem";
 import type { Decision } from "../../api/types";
@@ -190,9 +189,6 @@ export function DecisionCard({ decision, isChosen = false, link }: Given) {
                 <Icon name="cross" />
                 Reject
               </button>
-              <Link href={`/runs/${decision.run_id}`} className="button plain">
-                Open the run
-              </Link>
             </div>
             {session.is_read_only && <p className="muted">Your token is read-only, so somebody else decides.</p>}
           </div>

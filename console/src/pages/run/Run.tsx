@@ -122,7 +122,7 @@ function Head({ run }: { run: Run }) {
           </Fact>
         )}
       </dl>
-      {run.error && (
+      {run.error && run.status !== "waiting" && (
         <Note tone="bad" isLoud={false}>
           <p>
             <code>{run.error.code}</code> {run.error.message}

@@ -210,13 +210,37 @@ function List({ list, hasFilter, clear }: ListGiven) {
       </div>
     );
   return (
-    <div className="panel runs" role="table" aria-label="Runs" aria-rowcount={hasNextPage ? -1 : runs.length + 1}>
-      <div className="runs-row head" role="row" aria-rowindex={1}>
-        {["Status", "Run", "By", "Queue", "Created", "Took"].map((name) => (
-          <span role="columnheader" key={name}>
-            {name}
-          </span>
-        ))}
+    <div className="panel runs">
+      <div className="runs-table" role="table" aria-label="Runs" aria-rowcount={hasNextPage ? -1 : runs.length + 1}>
+        <div className="runs-row head" role="row" aria-rowindex={1}>
+          {["Status", "Run", "By", "Queue", "Created", "Took"].map((name) => (
+            <span role="columnheader" key={name}>
+              {name}
+            </span>
+          ))}
+        </div>
+        {/* A part that scrolls is reached by the keyboard. */}
+        <div
+          className="runs-frame"
+          ref={frame}
+          role="rowgroup"
+          // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls by the keys
+          tabIndex={0}
+          onScroll={(event) => {
+            isAtTop.current = event.currentTarget.scrollTop < rowHeight;
+          }}
+        >
+          <div style={{ height: rows.getTotalSize(), position: "relative" }}>
+            {shown.map(({ index, key, start }) => {
+              const run = runs[index];
+              return (
+                run && (
+                  <Row key={key} run={run} index={index} top={start} height={rowHeight} isChosen={index === chosen} />
+                )
+              );
+            })}
+          </div>
+        </div>
       </div>
       {hasNew && (
         <button
@@ -230,28 +254,6 @@ function List({ list, hasFilter, clear }: ListGiven) {
           Show what is new
         </button>
       )}
-      {/* A part that scrolls is reached by the keyboard. */}
-      <div
-        className="runs-frame"
-        ref={frame}
-        role="rowgroup"
-        // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls by the keys
-        tabIndex={0}
-        onScroll={(event) => {
-          isAtTop.current = event.currentTarget.scrollTop < rowHeight;
-        }}
-      >
-        <div style={{ height: rows.getTotalSize(), position: "relative" }}>
-          {shown.map(({ index, key, start }) => {
-            const run = runs[index];
-            return (
-              run && (
-                <Row key={key} run={run} index={index} top={start} height={rowHeight} isChosen={index === chosen} />
-              )
-            );
-          })}
-        </div>
-      </div>
       <div className="runs-foot muted" role="status">
         {isFetchingNextPage
           ? "Loading more…"

@@ -186,13 +186,13 @@ export function LogTab({ run, log }: TabGiven) {
           </div>
         </div>
       )}
-      <footer className="log-foot muted" role="status">
+      <div className="log-foot muted" role="status">
         {shown.length.toLocaleString("en-US")} lines
         {!log.isWhole && " so far, more are being read"}
         {log.error ? " · the rest cannot be had at this moment; it is asked for again" : ""}
         {log.progress?.type === "progress" &&
           ` · ${log.progress.data.model} writes: ${log.progress.data.output_tokens} tokens so far`}
-      </footer>
+      </div>
     </section>
   );
 }

@@ -71,5 +71,7 @@ describe("the scale of time", () => {
     expect(scale.gaps).toHaveLength(0);
     expect(scale.at(START + 1_810_000)).toBeCloseTo(0.5);
   });
+  test("it begins with the first bar, whatever the clock says", () =>
+    expect(new Scale(bars, 0, true).from).toBe(START));
   test("a run of which nothing is known has one", () => expect(new Scale([], START, true).at(START)).toBe(0));
 });

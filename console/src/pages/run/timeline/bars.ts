@@ -115,7 +115,7 @@ export class Scale {
   constructor(bars: readonly Bar[], now: number, press: boolean) {
     const until = (bar: Bar) => bar.until ?? now;
     const busy = bars.filter((bar) => bar.kind !== "queue" && bar.kind !== "wait");
-    const from = Math.min(...bars.map((bar) => bar.from), now);
+    const from = bars.length ? Math.min(...bars.map((bar) => bar.from)) : now;
     const end = Math.max(...bars.map(until), from + 1);
     const spans = busy.map((bar) => [bar.from, Math.max(until(bar), bar.from)] as const).sort((a, b) => a[0] - b[0]);
     const idle: [number, number][] = [];
