@@ -30,9 +30,10 @@ test: .venv/installed-dev
 		--ignore=tests/clients --ignore=tests/kubernetes $(ARGS)
 
 # The rest of it: whole journeys, crashes at every moment, attacks in all their forms. Generated clients have a target
-# of their own.
+# of their own, and so has the console.
 test-slow: .venv/installed-dev
-	$(PYTHON) -m pytest -n 4 --dist worksteal -m "slow and not kubernetes" --ignore=tests/clients $(ARGS)
+	$(PYTHON) -m pytest -n 4 --dist worksteal -m "slow and not kubernetes" --ignore=tests/clients \
+		--ignore=tests/console $(ARGS)
 
 test-all: .venv/installed-dev
 	$(PYTHON) -m pytest -n 4 --dist worksteal -m "not kubernetes" $(ARGS)
