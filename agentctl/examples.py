@@ -26,7 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "handlers": ("agentctl handlers", "agentctl handlers weekly-report"),
     "tools": ("agentctl tools", "agentctl tools shell"),
     "start": (f"agentctl start {RUN}", f"agentctl start {RUN} --no-follow"),
-    "logs": (f"agentctl logs {RUN}", f"agentctl logs -f {RUN} --wait 60", f"agentctl logs {RUN} --after 120 --json"),
+    "logs": (f"agentctl logs {RUN}", f"agentctl logs -f {RUN} --wait 60", f"agentctl logs {RUN} --search error"),
     "events": ("agentctl events", "agentctl events --after all --json"),
     "events publish": (
         """agentctl events publish order.created --data '{"order": 42}'""",
@@ -101,7 +101,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "schedules fire": ("agentctl schedules fire weekly",),
     "schedules delete": ("agentctl schedules delete weekly --yes",),
     "chat": ("agentctl chat ada", "echo 'What are you at?' | agentctl chat ada --quiet"),
-    "runs": ("agentctl runs", "agentctl runs --status failed --limit 100", "agentctl --json runs"),
+    "runs": ("agentctl runs", "agentctl runs --status failed --limit 100", "agentctl runs --text invoice"),
     "show": (f"agentctl show {RUN}", f"agentctl show {RUN} --json"),
     "cancel": (f"agentctl cancel {RUN}",),
     "retry": (f"agentctl retry {RUN}", f"agentctl retry {RUN} --from-step build"),
@@ -197,7 +197,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "token create": (
         "agentctl token create --user alice",
         "agentctl token create --user operator --tier admin --label laptop",
-        "agentctl token create --user operator --tier admin --read-only --expires-in 30d --label wallboard",
+        "agentctl token create --user wall --read-only --expires-in 30d",
         "agentctl token create --user alice --data /srv/agents",
     ),
     "token list": ("agentctl token list",),

@@ -118,14 +118,20 @@ class Client(AgentCalls, ScheduleCalls, ServiceCalls, GpuCalls, DeploymentCalls)
         return await self._json("GET", f"/agent/handlers/{segment(name)}")
 
     async def runs(
-        self, status: str | None = None, cursor: str | None = None, limit: int = 50, id_beginning: str | None = None
+        self, status: str | None = None, cursor: str | None = None, limit: int = 50, **conditions: str | None
     ) -> JsonObject:
-        wanted = given(status=status, cursor=cursor, limit=limit, id_beginning=id_beginning)
+        """`conditions` as the API has them: id_beginning, text, queue, handler, agent, user."""
+        wanted = given(status=status, cursor=cursor, limit=limit, **conditions)
         return await self._json("GET", "/agent/runs", params=wanted)
 
     async def logs(self, run_id: str, after: int = 0, limit: int = 500) -> JsonObject:
         """One page of events."""
         return await self._json("GET", f"/agent/logs/{segment(run_id)}", params={"after": after, "limit": limit})
+
+    async def search_log(self, run_id: str, text: str, after: int = 0, limit: int = 500) -> JsonObject:
+        """One page of lines of the log that have the text in them."""
+        asked = {"q": text, "after": after, "limit": limit}
+        return await self._json("GET", f"/agent/logs/{segment(run_id)}/search", params=asked)
 
     async def files(self, run_id: str, prefix: str = "") -> list[JsonObject]:
         """All of them."""

@@ -139,10 +139,14 @@ def logs(
     follow_run: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run's end.")] = False,
     after: Annotated[int, typer.Option(min=0, help="Only events after this number.")] = 0,
     wait: Annotated[float | None, typer.Option(min=0, help="With -f: follow for so many seconds at most.")] = None,
+    search: Annotated[str, typer.Option(metavar="TEXT", help="Only lines of the log with this text in them.")] = "",
     json_output: JsonFlag = False,
 ) -> None:
     """Show a run's events: those there are, or with -f all until its end."""
     output = Output(json_output)
+    if search:
+        call_on(output, run_id, lambda client, whole: _print_matches(output, client, whole, search, after))
+        return
     if follow_run:
         follow_to_its_end(output, run_id, after, wait)
         return
@@ -157,6 +161,19 @@ def logs(
     call_on(output, run_id, print_pages)
 
 
+async def _print_matches(output: Output, client: Client, run_id: str, text: str, after: int) -> None:
+    """JSON: one match a line."""
+    cursor: int | None = after
+    while cursor is not None:
+        page = await client.search_log(run_id, text, cursor)
+        for match in page["matches"]:
+            if output.json:
+                output.json_line(match)
+            else:
+                output.line(f"{match['id']:>6}  {match['step'] or ''}  {match['line']}")
+        cursor = page["next_after"]
+
+
 def follow_to_its_end(output: Output, run_id: str, after: int, wait: float | None) -> None:
     try:
         code = call_on(output, run_id, lambda client, whole: follow(client, output, whole, after, wait))
@@ -169,14 +186,25 @@ def follow_to_its_end(output: Output, run_id: str, after: int, wait: float | Non
 
 def runs(
     status: Annotated[RunStatus | None, typer.Option(help="Only runs in this state.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only runs with this text in their prompt.")] = None,
+    queue_name: Annotated[str | None, typer.Option("--queue", help="Only runs of this queue.")] = None,
+    handler: Annotated[str | None, typer.Option(help="Only runs that this handler carries out.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only runs of this agent.")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="For administrators: only runs of this user; '*': everybody's.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
     json_output: JsonFlag = False,
 ) -> None:
     """List runs, the newest first. TOTAL is the time from a run's creation to its end: in the queue, waiting for a
     person, and at work."""
     output = Output(json_output)
+    asked = {"text": text, "queue": queue_name, "handler": handler, "agent": agent, "user": user}
     found = listed(
-        output, lambda client, cursor, most: client.runs(status.value if status else None, cursor, most), "runs", limit
+        output,
+        lambda client, cursor, most: client.runs(status.value if status else None, cursor, most, **asked),
+        "runs",
+        limit,
     )
     if output.json:
         output.document(found)

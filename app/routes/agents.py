@@ -12,7 +12,8 @@ from app.edge.json_body import JsonRoute
 from app.edge.operations import Operations
 from app.errors import responses
 from app.explanation import reasons
-from app.routes.runs import IdBeginning, situation_of
+from app.routes.run_lists import IdBeginning
+from app.routes.runs import situation_of
 from app.schemas.agents import (
     AgentChange,
     AgentExplanation,

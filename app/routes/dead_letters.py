@@ -10,7 +10,7 @@ from app.context import ContextOf
 from app.dead_letters import redrive_oldest
 from app.edge.operations import Operations
 from app.errors import responses
-from app.routes.runs import IdBeginning
+from app.routes.run_lists import IdBeginning
 from app.schemas.dead_letters import DeadLetterPage, DeadLetterSummary, DeadLetterView, FailureView, Purged, Redriven
 from app.schemas.fields import Limit, RunId
 from app.schemas.runs import RunSummary

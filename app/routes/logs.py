@@ -1,8 +1,9 @@
 """GET /agent/logs/{run_id}: a run's events, as pages or as they happen."""
 
+import asyncio
 import json
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
@@ -12,17 +13,21 @@ from app.context import ContextOf
 from app.edge.operations import Operations
 from app.edge.turns import give_back
 from app.errors import responses
-from app.schemas.fields import RunId
-from app.schemas.runs import EventPage
+from app.schemas.fields import RunId, Text
+from app.schemas.runs import EventPage, LogMatch, LogMatches
 from app.streams.buffer import Watcher
 from app.streams.hub import frame_of
 from app.streams.sse import PAGE, EventStream, Position, described, gap, stream
+from backplane.domain.events import Event, EventType
 from backplane.domain.runs import FINAL, RunStatus
 from backplane.errors import InvalidInput
 
 router = Operations(tags=["logs"])
 
 Cursor = Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events with a higher id.")]
+
+PAGES_SEARCHED = 10
+"""So many pages of events one search looks through."""
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: described(
@@ -52,6 +57,47 @@ async def list_events(
     return EventPage.model_validate(
         {"events": [json.loads(event.line) for event in events], "next_after": last, "ended": ended}
     )
+
+
+@router.get("/agent/logs/{run_id}/search", responses=responses(404, 422))
+async def search_log(
+    run_id: RunId,
+    user: CurrentUser,
+    context: ContextOf,
+    q: Annotated[Text, Query(min_length=1, max_length=200, description="Text in the line, in capitals or not.")],
+    level: Annotated[
+        Literal["info", "warning"] | None, Query(description="Only what the platform says, of this level.")
+    ] = None,
+    after: Cursor = 0,
+    limit: Annotated[int, Query(ge=1, le=PAGE, description="At most so many.")] = 100,
+) -> LogMatches:
+    """The lines of a run's log that have a text in them, oldest first. One call looks through 5,000 events at most, so
+    it may find nothing and still give a `next_after`."""
+    await context.resources.store.runs.get(user.id, run_id)
+    wanted, matches = q.casefold(), list[LogMatch]()
+    for _ in range(PAGES_SEARCHED):
+        events, more = await context.history.after(run_id, after)
+        for event in events:
+            after = event.id
+            if (match := _match(event, wanted, level)) is not None:
+                matches.append(match)
+                if len(matches) == limit:
+                    return LogMatches(matches=matches, next_after=after)
+        if not events or not more:
+            return LogMatches(matches=matches, next_after=None)
+        await asyncio.sleep(0)  # others are served meanwhile
+    return LogMatches(matches=matches, next_after=after)
+
+
+def _match(event: Event, wanted: str, level: str | None) -> LogMatch | None:
+    """`wanted`: the text, casefolded."""
+    if event.type is not EventType.LOG:
+        return None
+    whole = json.loads(event.line)
+    data = whole["data"]
+    if wanted not in str(data.get("line", "")).casefold() or (level is not None and data.get("level") != level):
+        return None
+    return LogMatch.model_validate({**data, "id": event.id, "at": whole["at"]})
 
 
 @router.get(

@@ -57,7 +57,7 @@ async def show_queue(_: CurrentUser, context: ContextOf, queue: QueueName = DEFA
 @router.get("/agent/queues", responses=responses())
 async def list_queues(_: CurrentUser, context: ContextOf) -> QueueList:
     """All queues in which runs wait or run, or that a live worker serves, by name."""
-    return QueueList(queues=[_summary(found) for found in await context.resources.queue.depths()])
+    return QueueList(queues=[summary_of(found) for found in await context.resources.queue.depths()])
 
 
 @router.get("/agent/queue/finished", responses=responses())
@@ -100,7 +100,7 @@ async def show_usage(user: CurrentUser, context: ContextOf) -> UsageView:
     )
 
 
-def _summary(found: QueueDepths) -> QueueSummary:
+def summary_of(found: QueueDepths) -> QueueSummary:
     by_priority = {priority.name.lower(): depth for priority, depth in found.by_priority.items()}
     waiting = {name: depth.waiting + depth.parked for name, depth in by_priority.items()}
     return QueueSummary(

@@ -1,4 +1,4 @@
-"""GET /agent/runs: what became of one's runs."""
+"""GET /agent/runs/{run_id}: what became of a run. Lists of runs are `app.routes.run_lists`."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,7 +23,6 @@ from app.schemas.runs import (
     PlanVersionView,
     QueueStanding,
     ReasonView,
-    RunPage,
     RunSummary,
     RunView,
     StepView,
@@ -40,39 +39,10 @@ router = Operations(tags=["runs"])
 
 CallId = Annotated[str, Path(max_length=64, description="`call_id` of one of the run's calls.")]
 
-IdBeginning = Annotated[
-    str | None,
-    Query(
-        pattern=r"^[0-9a-f-]{1,36}$",
-        examples=["01936f7e-9f5c"],
-        description="Only runs whose id begins so, as a person gives it.",
-    ),
-]
-
-LISTED_PROMPT_CHARS = 200
 STEPS_SHOWN = 1_000
 """Of a run with a handler, which may have ten times as many, the newest."""
 _ASKED_MAX = 20
 """Open questions that an explanation names."""
-
-
-@router.get("/agent/runs", responses=responses(422))
-async def list_runs(
-    user: CurrentUser,
-    context: ContextOf,
-    status: Annotated[RunStatus | None, Query(description="Only runs in this state.")] = None,
-    id_beginning: IdBeginning = None,
-    cursor: Annotated[RunId | None, Query(description="`next_cursor` of the page before.")] = None,
-    limit: Limit = 50,
-) -> RunPage:
-    """One's runs, newest first."""
-    found = await context.resources.store.runs.page(
-        user.id, status=status, beginning=id_beginning, before=cursor, limit=limit + 1
-    )
-    listed = [
-        RunSummary(**{**RunSummary.fields_of(run), "prompt": run.prompt[:LISTED_PROMPT_CHARS]}) for run in found[:limit]
-    ]
-    return RunPage(runs=listed, next_cursor=listed[-1].run_id if len(found) > limit else None)
 
 
 @router.get("/agent/runs/{run_id}", responses=responses(404, 422))

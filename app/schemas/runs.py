@@ -109,6 +109,16 @@ class RunSummary(RunState):
         }
 
 
+class ListedRunView(RunSummary):
+    user: str = Field(description="Whose it is, by name.", examples=["ada"])
+    cost_usd: str = Field(description="What its calls of models cost so far.", examples=["0.012"])
+
+
+class RunCount(BaseModel):
+    count: int = Field(description="Up to 10,000.", examples=[42])
+    is_more: bool = Field(description="There may be more: 10,000 were counted, or 20,000 looked through.")
+
+
 class WebhookView(BaseModel):
     """What became of the newest message to the run's webhook."""
 
@@ -179,7 +189,7 @@ class ExecuteResponse(QueueStanding, RunState):
 
 
 class RunPage(BaseModel):
-    runs: list[RunSummary]
+    runs: list[ListedRunView]
     next_cursor: NextCursor
 
 
@@ -189,6 +199,22 @@ class EventView(BaseModel):
     type: str = Field(examples=["log"])
     at: datetime
     data: dict[str, Any]
+
+
+class LogMatch(BaseModel):
+    id: int = Field(description="The event's number.")
+    at: datetime
+    line: str
+    step: str | None = Field(None, description="The step that wrote it; null: the platform.")
+    level: str | None = Field(None, description="Where the platform says it: info or warning.")
+    file: str | None = Field(None, description="The file of the run that has the whole output.")
+
+
+class LogMatches(BaseModel):
+    matches: list[LogMatch]
+    next_after: int | None = Field(
+        description="Give it as `after` to look on; null: all that there is was looked through.", examples=[5000]
+    )
 
 
 class EventPage(BaseModel):

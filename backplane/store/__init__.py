@@ -25,10 +25,12 @@ from backplane.store.ledger import Ledger
 from backplane.store.migrations import migrate
 from backplane.store.model_calls import ModelCalls
 from backplane.store.model_usage import ModelUsage
+from backplane.store.overview import Overviews
 from backplane.store.people.sessions import Sessions
 from backplane.store.plans import Plans
 from backplane.store.platform import platform_id
 from backplane.store.retention import Retention
+from backplane.store.run_lists import RunLists
 from backplane.store.run_transaction import RunTransaction
 from backplane.store.run_writes import AddEvents, RunWrite
 from backplane.store.running_runs import RunningRuns
@@ -64,7 +66,9 @@ __all__ = [
     "ModelCalls",
     "ModelServerTable",
     "ModelUsage",
+    "Overviews",
     "Retention",
+    "RunLists",
     "RunTransaction",
     "RunWrite",
     "RunningRuns",
@@ -91,6 +95,8 @@ class Store:
         self.users = Users(database)
         self.sessions = Sessions(database)
         self.runs = Runs(database)
+        self.run_lists = RunLists(database)
+        self.overviews = Overviews(database)
         self.running_runs = RunningRuns(database)
         self.journal = Journal(database)
         self.events = Events(database)

@@ -94,7 +94,7 @@ async def test_a_fault_of_the_platform_says_so_too(api: Api, person: Person, mon
     async def fault(*_: Any, **__: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(api.resources.store.runs, "page", fault)
+    monkeypatch.setattr(api.resources.store.run_lists, "page", fault)
     answer = await person.http.get("/agent/runs")
     assert answer.status_code == 500
     says_what_it_must(answer)

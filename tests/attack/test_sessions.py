@@ -184,14 +184,14 @@ async def test_a_name_that_was_made_to_lead_here_is_another_origin(api: Api, pag
 
 
 async def test_what_a_stranger_says_of_a_proxy_is_not_believed(start_api: StartApi) -> None:
-    told = {"X-Forwarded-Host": "evil.test", "X-Forwarded-Proto": "https", "Origin": "https://evil.test"}
+    forwarded = {"X-Forwarded-Host": "evil.test", "X-Forwarded-Proto": "https", "Origin": "https://evil.test"}
     for trusted, status in (("", 403), ("127.0.0.1", 200)):
         api = await start_api(api_trusted_proxies=trusted)
         person, page = await api.person(), Page(api)
         value, _ = the_cookie(await page.sign_in(person.token))
         # Over https, a browser sends the cookie by the name that no other host can set.
         jar = {"Cookie": f"__Host-{COOKIE}={value}"}
-        assert (await api.client().get("/agent/me", headers={**told, **jar})).status_code == status
+        assert (await api.client().get("/agent/me", headers={**forwarded, **jar})).status_code == status
 
 
 # --- cookies and tokens beside each other ---

@@ -78,7 +78,7 @@ async def test_a_fault_of_the_platform_is_a_problem_without_its_reason(
     async def fault(*_: Any, **__: Any) -> None:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr(api.resources.store.runs, "page", fault)
+    monkeypatch.setattr(api.resources.store.run_lists, "page", fault)
     answer = await person.http.get("/agent/runs")
     assert (answer.status_code, problem(answer)["code"]) == (500, "internal_error")
     assert "hunter2" not in answer.text
