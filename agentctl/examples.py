@@ -102,6 +102,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "schedules delete": ("agentctl schedules delete weekly --yes",),
     "chat": ("agentctl chat ada", "echo 'What are you at?' | agentctl chat ada --quiet"),
     "runs": ("agentctl runs", "agentctl runs --status failed --limit 100", "agentctl runs --text invoice"),
+    "audit": ("agentctl audit", "agentctl audit --user alice --action decide --json"),
     "show": (f"agentctl show {RUN}", f"agentctl show {RUN} --json"),
     "cancel": (f"agentctl cancel {RUN}",),
     "retry": (f"agentctl retry {RUN}", f"agentctl retry {RUN} --from-step build"),

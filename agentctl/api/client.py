@@ -128,6 +128,10 @@ class Client(AgentCalls, ScheduleCalls, ServiceCalls, GpuCalls, DeploymentCalls)
         """One page of events."""
         return await self._json("GET", f"/agent/logs/{segment(run_id)}", params={"after": after, "limit": limit})
 
+    async def audit_entries(self, cursor: str | None = None, limit: int = 50, **conditions: str | None) -> JsonObject:
+        """`conditions` as the API has them: user, action."""
+        return await self._json("GET", "/agent/audit", params=given(cursor=cursor, limit=limit, **conditions))
+
     async def search_log(self, run_id: str, text: str, after: int = 0, limit: int = 500) -> JsonObject:
         """One page of lines of the log that have the text in them."""
         asked = {"q": text, "after": after, "limit": limit}

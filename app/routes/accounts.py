@@ -3,10 +3,11 @@
 import uuid
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Query, Request
 
 from app.auth import Admin, CurrentUser
 from app.context import ContextOf
+from app.edge.audit import note
 from app.edge.json_body import JsonRoute
 from app.edge.operations import Operations
 from app.errors import responses
@@ -80,30 +81,37 @@ async def show_account(
 
 
 @router.post("/agent/accounts/{account_id}/top-up", responses=responses(403, 404, 409, 413, 422))
-async def top_up_account(account_id: AccountId, movement: Movement, _: Admin, context: ContextOf) -> Booked:
+async def top_up_account(
+    account_id: AccountId, movement: Movement, _: Admin, request: Request, context: ContextOf
+) -> Booked:
     """Put something into an account. An owner without an account gets one, and with it a limit: of what is put in. A
     closed account is opened."""
     ledger = context.resources.store.ledger
     owner, resource = await _owner_and_resource(ledger, account_id)
+    note(request.scope, amount=movement.amount, note=movement.note)
     amount = amount_of(resource, movement.amount)
     return _booked(await ledger.deposit(owner, resource, amount, _name(movement), movement.note))
 
 
 @router.post("/agent/accounts/{account_id}/withdraw", responses=responses(403, 404, 409, 413, 422))
-async def withdraw_from_account(account_id: AccountId, movement: Movement, _: Admin, context: ContextOf) -> Booked:
+async def withdraw_from_account(
+    account_id: AccountId, movement: Movement, _: Admin, request: Request, context: ContextOf
+) -> Booked:
     """Take something out of an account that is neither reserved nor spent. 409 when there is less."""
     ledger = context.resources.store.ledger
     account = await _by_id(ledger, account_id)
+    note(request.scope, amount=movement.amount, note=movement.note)
     amount = amount_of(_resource(account), movement.amount)
     return _booked(await ledger.withdraw(account, amount, _name(movement), movement.note))
 
 
 @router.post("/agent/accounts/transfer", responses=responses(403, 404, 409, 413, 422))
-async def transfer_between_accounts(transfer: Transfer, _: Admin, context: ContextOf) -> Booked:
+async def transfer_between_accounts(transfer: Transfer, _: Admin, request: Request, context: ContextOf) -> Booked:
     """Move something from one account to another of the same resource. Both change, or neither. 409 when the source
     has less."""
     ledger = context.resources.store.ledger
     source, target = await _by_id(ledger, transfer.source), await _by_id(ledger, transfer.target)
+    note(request.scope, source=source, target=target, amount=transfer.amount, note=transfer.note)
     amount = amount_of(_resource(source), transfer.amount)
     return _booked(await ledger.transfer(source, target, amount, _name(transfer), transfer.note))
 

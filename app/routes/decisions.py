@@ -3,10 +3,11 @@
 import json
 from typing import Annotated, Any
 
-from fastapi import Body, Query
+from fastapi import Body, Query, Request
 
 from app.auth import CurrentUser
 from app.context import ContextOf
+from app.edge.audit import note
 from app.edge.json_body import JsonRoute
 from app.edge.operations import Operations
 from app.errors import responses
@@ -68,11 +69,13 @@ async def decide(
     decision_id: DecisionId,
     body: Annotated[DecideRequest, Body(openapi_examples=_EXAMPLES)],
     user: CurrentUser,
+    request: Request,
     context: ContextOf,
 ) -> DecisionView:
     """Answer what a run asks. A run that waits goes on by itself. The same answer again changes nothing; another one is
     refused."""
     status, answer = _answer(body)
+    note(request.scope, decision=status.value)
     made = await context.submission.decide(user, run_id, decision_id, status, answer)
     return DecisionView.of(made)
 

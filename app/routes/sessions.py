@@ -44,7 +44,7 @@ async def show_session(caller: CurrentSession, response: Response) -> SessionVie
 @router.delete("/console/session", status_code=204, responses=responses())
 async def sign_out(caller: CurrentSession, request: Request, context: ContextOf) -> Response:
     """Sign out: this session ends, and its streams with it."""
-    await context.resources.store.sessions.end(caller.digest)
+    await context.resources.store.sessions.end(caller)
     authenticator: Authenticator = request.app.state.authenticator
     authenticator.forget(Credential(CredentialKind.SESSION, caller.digest))
     response = Response(status_code=204)

@@ -39,6 +39,7 @@ TAGS = [
     {"name": "exports", "description": "A run as one archive."},
     {"name": "dead letters", "description": "Runs that failed for want of something around them. For admins."},
     {"name": "sessions", "description": "Signing in to the console: a cookie in place of a token."},
+    {"name": "audit", "description": "Who did what, when, and how it ended."},
     {"name": "health", "description": "Whether the API works. No token is needed."},
 ]
 

@@ -26,6 +26,8 @@ from backplane.store.migrations import migrate
 from backplane.store.model_calls import ModelCalls
 from backplane.store.model_usage import ModelUsage
 from backplane.store.overview import Overviews
+from backplane.store.people.audit import AuditLog
+from backplane.store.people.preferences import Preferences
 from backplane.store.people.sessions import Sessions
 from backplane.store.plans import Plans
 from backplane.store.platform import platform_id
@@ -52,6 +54,7 @@ __all__ = [
     "AgentRepair",
     "AgentViews",
     "Agents",
+    "AuditLog",
     "BackgroundJobs",
     "BusBell",
     "Database",
@@ -67,6 +70,7 @@ __all__ = [
     "ModelServerTable",
     "ModelUsage",
     "Overviews",
+    "Preferences",
     "Retention",
     "RunLists",
     "RunTransaction",
@@ -94,6 +98,8 @@ class Store:
         self.database = database
         self.users = Users(database)
         self.sessions = Sessions(database)
+        self.audit = AuditLog(database)
+        self.preferences = Preferences(database)
         self.runs = Runs(database)
         self.run_lists = RunLists(database)
         self.overviews = Overviews(database)

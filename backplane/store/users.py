@@ -7,9 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, or_, select, update
 
+from backplane.domain.audit import Deed
 from backplane.domain.users import Caller, Tier, Token, User, new_token, token_digest
 from backplane.errors import Conflict, NotFound
 from backplane.store.database import Database
+from backplane.store.people.audit import add_entry
 from backplane.store.people.tables import sessions
 from backplane.store.people.validity import valid_session, valid_token
 from backplane.store.tables import tokens, users
@@ -47,6 +49,8 @@ class Users:
             token = Token(str(uuid.uuid4()), user, label, now, None, is_read_only, expires_at)
             values = {"id": token.id, "user_id": user.id, "digest": token_digest(plain), "is_read_only": is_read_only}
             connection.execute(insert(tokens).values(**values, label=label, created_at=now, expires_at=expires_at))
+            details = {"user": name, "tier": tier.value, "label": label, "read_only": is_read_only}
+            add_entry(connection, Deed("token.create", token.id, details=details))
             return token
 
         return await self._database.write(write), plain
@@ -57,8 +61,16 @@ class Users:
 
     async def revoke_token(self, token_id: str) -> None:
         """Raises NotFound. Revoking twice is no error."""
-        statement = update(tokens).where(tokens.c.id == token_id).values(revoked_at=datetime.now(UTC))
-        if not await self._database.write(lambda connection: connection.execute(statement).rowcount):
+        now = datetime.now(UTC)
+        statement = update(tokens).where(tokens.c.id == token_id).values(revoked_at=now)
+
+        def write(connection: Connection) -> bool:
+            is_there = connection.execute(statement).rowcount > 0
+            if is_there:
+                add_entry(connection, Deed("token.revoke", token_id))
+            return is_there
+
+        if not await self._database.write(write):
             raise NotFound(f"there is no token {token_id}")
 
     async def user_of(self, plain: str) -> User | None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, delete, insert, or_, select, update
 
+from backplane.domain.audit import Deed
 from backplane.domain.users import (
     SESSION_LONGEST,
     SESSION_LONGEST_WITHOUT_USE,
@@ -20,6 +21,7 @@ from backplane.domain.users import (
 )
 from backplane.errors import Unauthenticated
 from backplane.store.database import Database
+from backplane.store.people.audit import add_entry
 from backplane.store.people.tables import sessions
 from backplane.store.people.validity import valid_session, valid_token
 from backplane.store.tables import tokens, users
@@ -59,7 +61,9 @@ class Sessions:
                     expires_at=expires_at,
                 )
             )
-            return _caller(token, row.digest, session_id, session_digest(value), _unused_until(now, expires_at))
+            caller = _caller(token, row.digest, session_id, session_digest(value), _unused_until(now, expires_at))
+            add_entry(connection, Deed.by(caller, "session.begin", session_id))
+            return caller
 
         return await self._database.write(write), value
 
@@ -87,10 +91,15 @@ class Sessions:
         expires_at = _unused_until(now, row.session_expires_at)
         return _caller(token_of(row), row.digest, row.session_id, digest, expires_at)
 
-    async def end(self, digest: str) -> None:
-        """Ending one that is over, or that there is not, is no error."""
+    async def end(self, caller: Caller) -> None:
+        """Ending a session that is over is no error."""
         now = datetime.now(UTC)
-        await self._database.write(lambda connection: _end(connection, digest, now))
+
+        def write(connection: Connection) -> None:
+            if _end(connection, caller.digest, now):
+                add_entry(connection, Deed.by(caller, "session.end", caller.session_id or ""))
+
+        await self._database.write(write)
 
 
 def _caller(token: Token, token_digest: str, session_id: str, digest: str, expires_at: datetime) -> Caller:
@@ -102,9 +111,10 @@ def _unused_until(now: datetime, expires_at: datetime) -> datetime:
     return min(expires_at, now + SESSION_LONGEST_WITHOUT_USE)
 
 
-def _end(connection: Connection, digest: str, now: datetime) -> None:
+def _end(connection: Connection, digest: str, now: datetime) -> bool:
+    """Whether there was one to end."""
     ended = update(sessions).where(sessions.c.digest == digest, sessions.c.ended_at.is_(None)).values(ended_at=now)
-    connection.execute(ended)
+    return bool(connection.execute(ended).rowcount)
 
 
 def _make_room(connection: Connection, user_id: str, now: datetime) -> None:

@@ -1,10 +1,11 @@
 """Lists of runs by every condition, and the overview, on each database."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from backplane.domain.run_lists import RunsWanted
 from backplane.domain.runs import Run, RunStatus, new_run_id
@@ -73,7 +74,7 @@ async def test_the_overview_counts_by_state_and_minute(store: Store, user: User,
             "finished_at": at,
         }
         statement = update(runs).where(runs.c.id == run.id).values(values)
-        await store.database.write(lambda connection, statement=statement: connection.execute(statement))
+        await store.database.write(partial(Connection.execute, statement=statement))
     found = await store.overviews.of(user.id, user.id, NOW)
     assert {status: count for status, count in found.counts().items() if count} == {
         RunStatus.CREATED: 1,

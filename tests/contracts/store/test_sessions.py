@@ -101,9 +101,9 @@ async def test_signing_in_again_ends_the_session_before_and_no_other(store: Stor
 
 
 async def test_a_session_that_was_ended_stays_so(store: Store) -> None:
-    _, value = await store.sessions.begin((await a_token(store)).id)
+    begun, value = await store.sessions.begin((await a_token(store)).id)
     for _ in range(2):
-        await store.sessions.end(session_digest(value))
+        await store.sessions.end(begun)
     assert await store.sessions.caller_of(session_digest(value)) is None
 
 
