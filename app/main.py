@@ -23,7 +23,7 @@ from app.auth import Authenticator
 from app.bus.publishing import BusPublisher
 from app.context import ApiContext
 from app.edge import server_log
-from app.edge.audit import Audit
+from app.edge.audit import AuditedChanges
 from app.edge.body_limit import BodyLimit
 from app.edge.connections import ConnectionLimits, TrustedProxies
 from app.edge.gate import Allowance, TokenGate
@@ -171,7 +171,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     errors.install(app)
     # The last one is the outermost.
     app.add_middleware(Turns)
-    app.add_middleware(Audit)
+    app.add_middleware(AuditedChanges)
     app.add_middleware(BodyLimit, max_bytes=settings.request_max_bytes)
     allowance = Allowance(settings.api_anonymous_rate_per_second, settings.api_anonymous_rate_burst)
     app.add_middleware(TokenGate, limits=limits, proxies=proxies, allowance=allowance)

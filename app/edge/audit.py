@@ -46,7 +46,7 @@ READS = frozenset({"GET", "HEAD", "OPTIONS"})
 log = structlog.get_logger()
 
 
-class Audit:
+class AuditedChanges:
     """Inside of the gate, which finds out who asks."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -11,7 +11,7 @@ MINUTES = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedCount:
     """So many runs ended in this state in a minute, which is counted since 1970."""
 
     minute: int
@@ -24,7 +24,7 @@ class RunsOverview:
     """Runs that go on, and those that ended in the last hour. Times are in seconds."""
 
     under_way: Mapping[RunStatus, int]
-    ended: Sequence[Ended]
+    ended: Sequence[EndedCount]
     queue_seconds: Sequence[float]
     run_seconds: Sequence[float]
     failed: Sequence[ListedRun]
@@ -46,7 +46,7 @@ class Minute:
     failed: int
 
 
-def throughput(ended: Sequence[Ended], now: datetime) -> list[Minute]:
+def throughput(ended: Sequence[EndedCount], now: datetime) -> list[Minute]:
     """The last MINUTES minutes, the oldest first; the last one is not over yet."""
     this = int(now.timestamp()) // 60
     counts = {minute: [0, 0] for minute in range(this - MINUTES + 1, this + 1)}

@@ -12,7 +12,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from backplane.domain.decisions import DecisionStatus
-from backplane.domain.overview import Ended, RunsOverview
+from backplane.domain.overview import EndedCount, RunsOverview
 from backplane.domain.runs import FINAL, RunStatus
 from backplane.store.database import Database
 from backplane.store.run_lists import listed_run, listed_runs
@@ -76,7 +76,7 @@ def _overview(connection: Connection, mine: Sequence[ColumnElement[bool]], asked
     waiting, oldest = connection.execute(open_).one()
     return RunsOverview(
         under_way={RunStatus(status): count for status, count in connection.execute(counted)},
-        ended=[Ended(row.minute, RunStatus(row.status), row.number) for row in connection.execute(ended)],
+        ended=[EndedCount(row.minute, RunStatus(row.status), row.number) for row in connection.execute(ended)],
         queue_seconds=[_seconds(row.queued_at, row.started_at) for row in times if row.queued_at and row.started_at],
         run_seconds=[_seconds(row.started_at, row.finished_at) for row in times if row.started_at],
         failed=[listed_run(row) for row in connection.execute(failed)],

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from backplane.domain.overview import Ended, percentile, throughput
+from backplane.domain.overview import EndedCount, percentile, throughput
 from backplane.domain.runs import RunStatus
 from backplane.domain.users import Tier
 from backplane.errors import Unavailable
@@ -90,10 +90,10 @@ async def test_the_minutes_are_the_last_ones_and_each_is_there_once() -> None:
     now = datetime(2026, 11, 30, 12, 0, 30, tzinfo=UTC)
     this = int(now.timestamp()) // 60
     counted = [
-        Ended(this, RunStatus.FAILED, 2),
-        Ended(this, RunStatus.COMPLETED, 3),
-        Ended(this - 59, RunStatus.COMPLETED, 1),
-        Ended(this - 60, RunStatus.COMPLETED, 7),
+        EndedCount(this, RunStatus.FAILED, 2),
+        EndedCount(this, RunStatus.COMPLETED, 3),
+        EndedCount(this - 59, RunStatus.COMPLETED, 1),
+        EndedCount(this - 60, RunStatus.COMPLETED, 7),
     ]
     minutes = throughput(counted, now)
     assert len(minutes) == 60
