@@ -120,25 +120,19 @@ class Client(AgentCalls, ScheduleCalls, ServiceCalls, GpuCalls, DeploymentCalls)
     async def runs(
         self, status: str | None = None, cursor: str | None = None, limit: int = 50, **conditions: str | None
     ) -> JsonObject:
-        """`conditions` as the API has them: id_beginning, text, queue, handler, agent, user."""
         wanted = given(status=status, cursor=cursor, limit=limit, **conditions)
         return await self._json("GET", "/agent/runs", params=wanted)
 
     async def logs(self, run_id: str, after: int = 0, limit: int = 500) -> JsonObject:
-        """One page of events."""
         return await self._json("GET", f"/agent/logs/{segment(run_id)}", params={"after": after, "limit": limit})
 
     async def audit_entries(self, cursor: str | None = None, limit: int = 50, **conditions: str | None) -> JsonObject:
-        """`conditions` as the API has them: user, action."""
         return await self._json("GET", "/agent/audit", params=given(cursor=cursor, limit=limit, **conditions))
 
-    async def search_log(self, run_id: str, text: str, after: int = 0, limit: int = 500) -> JsonObject:
-        """One page of lines of the log that have the text in them."""
-        asked = {"q": text, "after": after, "limit": limit}
-        return await self._json("GET", f"/agent/logs/{segment(run_id)}/search", params=asked)
+    async def search_log(self, run_id: str, text: str, after: int = 0) -> JsonObject:
+        return await self._json("GET", f"/agent/logs/{segment(run_id)}/search", params={"q": text, "after": after})
 
     async def files(self, run_id: str, prefix: str = "") -> list[JsonObject]:
-        """All of them."""
         found: list[JsonObject] = []
         cursor: str | None = ""
         while cursor is not None:
@@ -485,8 +479,8 @@ class Client(AgentCalls, ScheduleCalls, ServiceCalls, GpuCalls, DeploymentCalls)
 
 @asynccontextmanager
 async def connect(url: str, token: str, notify: Callable[[str], None]) -> AsyncIterator[Client]:
-    """A client of the API at `url`; without a token only its health can be asked. A proxy named in the environment is
-    not used for this machine itself. Raises CommandError for a proxy that cannot be used."""
+    """A client of the API at `url`; without a token only its health can be asked. The environment may name a proxy.
+    Raises CommandError for one that cannot be used."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with client_of(url, base_url=url, headers=headers, timeout=TIMEOUT) as http:
         yield Client(http, notify)
