@@ -17,7 +17,7 @@ from backplane.errors import Forbidden
 router = Operations(tags=["audit"])
 
 
-@router.get("/agent/audit", responses=responses(404, 422))
+@router.get("/agent/audit", responses=responses(403, 404, 422))
 async def list_audit_entries(
     user: CurrentUser,
     context: ContextOf,

@@ -87,7 +87,7 @@ async def _wanted(
 Wanted = Annotated[RunsWanted, Depends(_wanted)]
 
 
-@router.get("/agent/runs", responses=responses(404, 422))
+@router.get("/agent/runs", responses=responses(403, 404, 422))
 async def list_runs(
     wanted: Wanted,
     context: ContextOf,
@@ -101,7 +101,7 @@ async def list_runs(
     return RunPage(runs=[listed(each) for each in found.runs], next_cursor=found.before)
 
 
-@router.get("/agent/runs/count", responses=responses(404, 422))
+@router.get("/agent/runs/count", responses=responses(403, 404, 422))
 async def count_runs(wanted: Wanted, context: ContextOf) -> RunCount:
     """How many runs there are that `GET /agent/runs` would list, up to 10,000."""
     count, is_more = await context.resources.store.run_lists.count(wanted)

@@ -59,8 +59,15 @@ OPERATIONS = sorted(operations(PATHS))
 OF_AN_AGENT = [operation for operation in OPERATIONS if "{agent_id}" in operation[1]]
 OF_A_DEPLOYMENT = [operation for operation in OPERATIONS if "{deployment_id}" in operation[1]]
 OF_A_RUN = [operation for operation in OPERATIONS if "{run_id}" in operation[1]]
-PARTLY_FOR_ADMINS = {("POST", "/agent/bulk"), ("DELETE", "/api/deployments/{deployment_id}")}
-"""Users may call it, and of what its body may ask, one action is for administrators (tests of bulk actions)."""
+PARTLY_FOR_ADMINS = {
+    ("POST", "/agent/bulk"),
+    ("DELETE", "/api/deployments/{deployment_id}"),
+    ("GET", "/agent/runs"),
+    ("GET", "/agent/runs/count"),
+    ("GET", "/agent/audit"),
+}
+"""Users may call it, and a part of what may be asked is for administrators (tests of bulk actions, of lists of runs, of
+the audit log)."""
 FOR_ADMINS = [
     (method, path)
     for method, path in OPERATIONS
