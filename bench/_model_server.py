@@ -3,8 +3,10 @@
     python -m bench._model_server SLOTS
 
 A process of its own, and as little of OpenAI's wire as is needed: the prompt of a call says how many milliseconds its
-answer takes. `POST /begin` starts a measurement; `GET /end` answers {"seconds", "busy": slot seconds in it, "calls",
-"most": calls at once since the server began}. The line that it prints first is its port.
+answer takes. Where the first message is no number, as that of a role is not, the answer is a role's and takes
+ROLE_MILLISECONDS. It computes nothing, so it stands in for a model and says nothing of what one costs.
+`POST /begin` starts a measurement; `GET /end` answers {"seconds", "busy": slot seconds in it, "calls", "most": calls at
+once since the server began}. The line that it prints first is its port.
 """
 
 import asyncio
@@ -14,22 +16,25 @@ import time
 from typing import Any
 
 HOST = "127.0.0.1"
-ANSWER = b"".join(
-    b"data: " + piece + b"\n\n"
-    for piece in (
-        json.dumps(
-            {
-                "id": "a",
-                "object": "chat.completion.chunk",
-                "created": 0,
-                "model": "m",
-                "choices": [{"index": 0, "delta": {"role": "assistant", "content": "done"}, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-            }
-        ).encode(),
-        b"[DONE]",
-    )
-)
+ROLE_MILLISECONDS = 100.0
+
+
+def answer_of(content: str) -> bytes:
+    """The frames of a whole answer with this text."""
+    choice = {"index": 0, "delta": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+    chunk = {
+        "id": "a",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }
+    return b"".join(b"data: " + piece + b"\n\n" for piece in (json.dumps(chunk).encode(), b"[DONE]"))
+
+
+ANSWER = answer_of("done")
+ROLE_ANSWER = answer_of('{"answer": "done"}')
 
 
 class Server:
@@ -67,13 +72,14 @@ class Server:
                 return "application/json", json.dumps(found).encode()
             case "/v1/chat/completions":
                 call: Any = json.loads(body)
+                milliseconds, answer = _asked_for(str(call["messages"][0]["content"]))
                 self._change(1)
                 try:
-                    await asyncio.sleep(float(call["messages"][0]["content"]) / 1000)
+                    await asyncio.sleep(milliseconds / 1000)
                 finally:
                     self._change(-1)
                     self._calls += 1
-                return "text/event-stream", ANSWER
+                return "text/event-stream", answer
         return "application/json", b"{}"
 
     def _change(self, by: int) -> None:
@@ -82,6 +88,14 @@ class Server:
         self._since = now
         self._now += by
         self._most = max(self._most, self._now)
+
+
+def _asked_for(first: str) -> tuple[float, bytes]:
+    """How many milliseconds the answer takes, and what it is."""
+    try:
+        return float(first), ANSWER
+    except ValueError:
+        return ROLE_MILLISECONDS, ROLE_ANSWER
 
 
 async def main(slots: int) -> None:

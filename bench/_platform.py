@@ -66,10 +66,17 @@ class Platform:
 
 @contextlib.contextmanager
 def platform(
-    database: str, *, apis: int = 1, workers: int = 1, s3: bool = False, persistence: str = "none", **settings: str
+    database: str,
+    *,
+    apis: int = 1,
+    workers: int = 1,
+    s3: bool = False,
+    persistence: str = "none",
+    **settings: str,
 ) -> Iterator[Platform]:
     """`database` is sqlite or postgres, `persistence` (of Redis) none or aof. `settings` go to every process's
-    environment. Several API processes listen on the one port."""
+    environment. Several API processes listen on the one port. `apis` 0: `python -m standalone` in place of API and
+    workers, which is one worker."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agent-bench-")))
         folder.chmod(0o755)
@@ -101,20 +108,28 @@ def platform(
         port = free_port()
         started = Platform(port, asyncio.run(_token(url)), redis, environment, servers)
         log = stack.enter_context((folder / "processes.log").open("ab"))
-        api = ["uvicorn", "app.main:create_app", "--factory", "--host", HOST, "--port", str(port)]
-        api += ["--workers", str(apis)] if apis > 1 else []
-        for command in ([*api, "--no-access-log", "--timeout-graceful-shutdown", "2"], *[["worker"]] * workers):
+        for command in _commands(port, apis, workers):
             process = subprocess.Popen(
                 dies_with_parent([sys.executable, "-m", *command]), env=environment, stdout=log, stderr=log
             )
             started.processes.append(process)
             stack.callback(stop, process)
         try:
-            _wait_until_ready(started, workers)
+            _wait_until_ready(started, workers if apis else 1)
         except BaseException:
             print((folder / "processes.log").read_text(errors="replace")[-2000:], file=sys.stderr)
             raise
         yield started
+
+
+def _commands(port: int, apis: int, workers: int) -> list[list[str]]:
+    """What stands behind `python -m`, of each process."""
+    where = ["--host", HOST, "--port", str(port)]
+    if not apis:
+        return [["standalone", *where]]
+    api = ["uvicorn", "app.main:create_app", "--factory", *where]
+    api += ["--workers", str(apis)] if apis > 1 else []
+    return [[*api, "--no-access-log", "--timeout-graceful-shutdown", "2"], *[["worker"]] * workers]
 
 
 def s3_environment(stack: contextlib.ExitStack, folder: Path) -> dict[str, str]:
