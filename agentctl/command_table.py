@@ -106,6 +106,7 @@ COMMANDS = {
     "calibrate": CommandEntry(
         "agentctl.commands.calibrate", "calibrate", OPERATORS, "Find the rate of tokens at which agents..."
     ),
+    "size": CommandEntry("agentctl.commands.size", "size", OPERATORS, "Say which form of the platform to run for..."),
     "models": CommandEntry("agentctl.commands.models", "app", OPERATORS, "What fits on a GPU."),
     "budget": CommandEntry("agentctl.commands.ledger", "budget", RUNS, "Show what is left to you of what limits..."),
     "secrets": CommandEntry("agentctl.commands.secrets", "app", RUNS, "Keep named values that steps may use..."),

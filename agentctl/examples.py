@@ -194,6 +194,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "agentctl calibrate --dry-run",
         "agentctl calibrate --server http://127.0.0.1:11434/v1 --model qwen2.5:7b",
     ),
+    "size": (
+        "agentctl size --agents 50",
+        "agentctl size --agents 200 --turns-per-hour 30 --sandbox-share 0.2 --json",
+        "agentctl size --agents 10 --tokens-per-turn 3000 --usd-per-million 2.5",
+    ),
     "models fit": ("agentctl models fit", "agentctl models fit qwen2.5:7b --gpu-gb 24 --context 8192"),
     "token create": (
         "agentctl token create --user alice",

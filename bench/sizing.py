@@ -301,7 +301,8 @@ def phase_figures(phase: Figures) -> Figures:
 def cpu_ms_a_turn(phase: Figures) -> float:
     """Of the platform with its database and Redis, with what they use when nothing is done."""
     cores = sum(share for kind, share in phase["cores"].items() if kind not in ("load", "model"))
-    return round(1000 * cores * phase["measured_seconds"] / max(phase["messages"] - phase["not_answered"], 1), 1)
+    turns = max(int(phase["messages"]) - int(phase["not_answered"]), 1)
+    return round(1000 * float(cores) * float(phase["measured_seconds"]) / turns, 1)
 
 
 def broken(step: Figures) -> str:
