@@ -72,7 +72,7 @@ def serve(folder: Path, port: int, model: str) -> None:
     parameters = llama.CommonParams()
     values: dict[str, Any] = {"n_ctx": SMALL_CONTEXT}
     if model == SMALL_MODEL:
-        file = _file_of_small_model()
+        file = file_of_small_model()
     else:
         file = folder / "random.gguf"
         if not file.exists():
@@ -104,7 +104,7 @@ def serve(folder: Path, port: int, model: str) -> None:
     signal.pause()
 
 
-def _file_of_small_model() -> Path:
+def file_of_small_model() -> Path:
     """Beside a package that is not imported: what it imports is not there."""
     spec = find_spec(SMALL_MODELS_PACKAGE)
     assert spec is not None
