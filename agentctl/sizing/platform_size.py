@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
 
-SIZING = "bench.sizing, 2026-12-01, two cores"
-AGENTS = "bench.agents, 2026-12-01, two cores"
+SIZING = "bench.sizing, 2026-12-01, two cores with other work beside it"
 SANDBOX = "bench.sandbox, docs/performance.md"
 
 
@@ -27,45 +26,45 @@ class Coefficient:
     source: str
 
 
-POOL_TURN = Coefficient(12.0, "ms of CPU a turn, process of a pool", SIZING)
-API_TURN = Coefficient(6.0, "ms of CPU a turn, API or all in one", SIZING)
-DATABASE_TURN = Coefficient(6.0, "ms of CPU a turn, PostgreSQL", SIZING)
-REDIS_TURN = Coefficient(1.0, "ms of CPU a turn, Redis", SIZING)
-IDLE = Coefficient(0.05, "cores of a platform that does nothing", SIZING)
-SQLITE_TURNS = Coefficient(40.0, "turns/s of SQLite and one process", SIZING)
+POOL_TURN = Coefficient(45.0, "ms of CPU a turn, process of a pool", SIZING)
+STANDALONE_TURN = Coefficient(22.0, "ms of CPU a turn, all in one", SIZING)
+API_TURN = Coefficient(12.0, "ms of CPU a turn, API", SIZING)
+DATABASE_TURN = Coefficient(7.0, "ms of CPU a turn, PostgreSQL", SIZING)
+REDIS_TURN = Coefficient(2.5, "ms of CPU a turn, Redis", SIZING)
+IDLE = Coefficient(0.1, "cores of a platform that does nothing", SIZING)
+SQLITE_TURNS = Coefficient(15.0, "turns/s that SQLite and one process were seen to bear", SIZING)
 
 STANDALONE_MEMORY = Coefficient(200.0, "MiB, all in one", SIZING)
-API_MEMORY = Coefficient(120.0, "MiB, an API process", SIZING)
-WORKER_MEMORY = Coefficient(160.0, "MiB, a worker", SIZING)
-CONTROLLER_MEMORY = Coefficient(260.0, "MiB, controller and controller.pools", SIZING)
-POOL_MEMORY = Coefficient(170.0, "MiB, a process of a pool", SIZING)
-AGENT_MEMORY = Coefficient(12.0, "KiB, an agent that has a place", AGENTS)
-DATABASE_MEMORY = Coefficient(180.0, "MiB, PostgreSQL", SIZING)
-REDIS_MEMORY = Coefficient(16.0, "MiB, Redis", SIZING)
+API_MEMORY = Coefficient(170.0, "MiB, an API process of two, with their parent", SIZING)
+WORKER_MEMORY = Coefficient(158.0, "MiB, a worker", SIZING)
+CONTROLLER_MEMORY = Coefficient(253.0, "MiB, controller and controller.pools", SIZING)
+POOL_MEMORY = Coefficient(180.0, "MiB, a process of a pool with up to 250 agents", SIZING)
+DATABASE_MEMORY = Coefficient(165.0, "MiB, PostgreSQL with 57 connections", SIZING)
+REDIS_MEMORY = Coefficient(9.0, "MiB, Redis with 1,000 agents", SIZING)
 
 SANDBOX_TURN = Coefficient(31.0, "ms of CPU, a command in the local sandbox (its p95)", SANDBOX)
 SANDBOX_MEMORY = Coefficient(64.0, "MiB, a command in a sandbox: an assumption", "none: it is the command's")
 
 COEFFICIENTS: tuple[Coefficient, ...] = (
-    *(POOL_TURN, API_TURN, DATABASE_TURN, REDIS_TURN, IDLE, SQLITE_TURNS),
-    *(STANDALONE_MEMORY, API_MEMORY, WORKER_MEMORY, CONTROLLER_MEMORY, POOL_MEMORY, AGENT_MEMORY),
+    *(POOL_TURN, STANDALONE_TURN, API_TURN, DATABASE_TURN, REDIS_TURN, IDLE, SQLITE_TURNS),
+    *(STANDALONE_MEMORY, API_MEMORY, WORKER_MEMORY, CONTROLLER_MEMORY, POOL_MEMORY),
     *(DATABASE_MEMORY, REDIS_MEMORY, SANDBOX_TURN, SANDBOX_MEMORY),
 )
 
 POSTGRESQL_FROM, SEVERAL_FROM = 50, 200
-"""Agents. What was measured does not ask for these bounds (docs/sizing.md): they leave room for turns with tools, and
-from 200 agents a machine that is lost should not be all there is."""
-MEASURED_AGENTS = 1_000
+"""Agents. A choice, which leaves room for turns with tools; from 200 agents a machine that is lost should not be all
+there is. docs/sizing.md has what was measured around these bounds."""
+MEASURED_AGENTS = 200
 SHARE_USED = 2 / 3
 PLACES = 250
 """Agents a process of a pool, as measured."""
 TURNS_AT_ONCE = 50
 """Of a process of a pool (`AGENT_TURNS_AT_ONCE`)."""
-POOL_CONNECTIONS, PROCESS_CONNECTIONS = 2 * 3 + 5, 2 * 5
+POOL_CONNECTIONS, PROCESS_CONNECTIONS, STANDALONE_CONNECTIONS = 2 * 3 + 5, 2 * 5, 4 * 2 * 5
 """Of PostgreSQL at most, with the default sizes: connections for transactions, for single statements, and more under
-load."""
-REDIS_CONNECTIONS = 12
-"""Of a process."""
+load. An all-in-one has those of an API, a worker, a controller and a controller of pools."""
+REDIS_CONNECTIONS = 15
+"""Of a process; an all-in-one has twice as many."""
 MAX_CONNECTIONS, RESERVED = 100, 3
 """PostgreSQL's defaults."""
 
@@ -152,7 +151,7 @@ def size_of(work: Workload) -> PlatformSize:
         memory_mib=ceil(_memory_mib(form, work, processes)),
         connections=connections,
         pgbouncer=connections > MAX_CONNECTIONS - RESERVED,
-        redis_connections=REDIS_CONNECTIONS * sum(processes.values()),
+        redis_connections=REDIS_CONNECTIONS * (sum(processes.values()) + processes.get("all in one", 0)),
         settings=_settings(form, work, pools),
         limits=tuple(limits),
         usd_per_day=None if price is None else work.turns_per_second * 86_400 * work.tokens_per_turn * price / 1e6,
@@ -174,13 +173,17 @@ def _processes(form: PlatformForm, work: Workload) -> dict[str, int]:
 
 
 def _turn_ms(form: PlatformForm, work: Workload) -> float:
+    """CPU of a turn, of all processes."""
     database = 0.0 if form is PlatformForm.SQLITE else DATABASE_TURN.value
-    return POOL_TURN.value + API_TURN.value + REDIS_TURN.value + database + work.sandbox_share * SANDBOX_TURN.value
+    return POOL_TURN.value + _api_ms(form) + REDIS_TURN.value + database + work.sandbox_share * SANDBOX_TURN.value
+
+
+def _api_ms(form: PlatformForm) -> float:
+    return API_TURN.value if form is PlatformForm.SEVERAL else STANDALONE_TURN.value
 
 
 def _memory_mib(form: PlatformForm, work: Workload, processes: dict[str, int]) -> float:
     found = REDIS_MEMORY.value + processes["process of a pool"] * POOL_MEMORY.value
-    found += work.agents * AGENT_MEMORY.value / 1024
     found += ceil(work.turns_at_once * work.sandbox_share) * SANDBOX_MEMORY.value
     if form is not PlatformForm.SQLITE:
         found += DATABASE_MEMORY.value
@@ -190,10 +193,8 @@ def _memory_mib(form: PlatformForm, work: Workload, processes: dict[str, int]) -
 
 
 def _connections(processes: dict[str, int]) -> int:
-    return sum(
-        count * (POOL_CONNECTIONS if name == "process of a pool" else PROCESS_CONNECTIONS)
-        for name, count in processes.items()
-    )
+    of_one = {"process of a pool": POOL_CONNECTIONS, "all in one": STANDALONE_CONNECTIONS}
+    return sum(count * of_one.get(name, PROCESS_CONNECTIONS) for name, count in processes.items())
 
 
 def _limits(form: PlatformForm, work: Workload, processes: dict[str, int], cores: int) -> Sequence[SizeLimit]:
@@ -215,12 +216,12 @@ def _limits(form: PlatformForm, work: Workload, processes: dict[str, int], cores
         SizeLimit("the machine's CPU", cores * 1000 / _turn_ms(form, work), "more cores"),
         SizeLimit(
             "the event loops of the API",
-            processes.get("API", 1) * 1000 / API_TURN.value,
+            processes.get("API", 1) * 1000 / _api_ms(form),
             "more API processes",
         ),
     ]
     if form is PlatformForm.SQLITE:
-        found.append(SizeLimit("SQLite and one process", SQLITE_TURNS.value, "PostgreSQL"))
+        found.append(SizeLimit("SQLite and one process: no more was seen", SQLITE_TURNS.value, "PostgreSQL"))
     return found
 
 
@@ -247,7 +248,7 @@ def _notes(form: PlatformForm, work: Workload, connections: int) -> Sequence[str
             "grows until messages are refused with 429. Use more agents, or shorter turns."
         )
     if form is PlatformForm.SQLITE and work.turns_per_second > SHARE_USED * SQLITE_TURNS.value:
-        found.append(f"SQLite was measured to end at {SQLITE_TURNS.value:g} turns/s: use PostgreSQL.")
+        found.append(f"SQLite was seen to bear {SQLITE_TURNS.value:g} turns/s and no more: use PostgreSQL.")
     if form is PlatformForm.SQLITE and work.agents >= POSTGRESQL_FROM:
         found.append("SQLite is for one machine; so many agents are usually given PostgreSQL.")
     if connections > MAX_CONNECTIONS - RESERVED:
@@ -256,7 +257,5 @@ def _notes(form: PlatformForm, work: Workload, connections: int) -> Sequence[str
             f"PGBOUNCER_URL, or max_connections of at least {connections + RESERVED}."
         )
     if work.agents > MEASURED_AGENTS:
-        found.append(
-            f"No more than {MEASURED_AGENTS:,} agents that work were measured: beyond that it is counted, not seen."
-        )
+        found.append(f"{MEASURED_AGENTS} agents were seen to be borne; what is said of more is counted.")
     return found
