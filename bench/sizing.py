@@ -54,6 +54,8 @@ SEVERAL_APIS = 2
 CALM_SECONDS, BUSY_SECONDS, STEP_SECONDS = 20.0, 10.0, 6.0
 STEPS = (0.5, 0.75, 1.0, 1.5)
 """Rates after `busy`, as shares of its turns a second."""
+LEAST_RATE = 0.2
+"""Where not one turn was over in time."""
 GRACE_SECONDS, BUSY_GRACE_SECONDS = 4.0, 30.0
 """How long the last messages of a phase are waited for: of `busy` until none is left for the rates that follow."""
 FIRST_EVENT_SECONDS = 2.0
@@ -271,12 +273,13 @@ def measured(form: str, count: int) -> Figures:
         turns = found["busy"]["turns_per_second"]
         found["rates"] = []
         for share in STEPS:
+            rate = max(share * turns, LEAST_RATE)
             with watch.measuring() as used_step:
-                step = phase_figures(load.phase(STEP_SECONDS, share * turns))
-            found["rates"].append({"messages_per_second": round(share * turns, 1), **step})
+                step = phase_figures(load.phase(STEP_SECONDS, rate))
+            found["rates"].append({"messages_per_second": round(rate, 1), **step})
             if reason := broken(step):
                 found["breaks"] = {
-                    "at_messages_per_second": round(share * turns, 1),
+                    "at_messages_per_second": round(rate, 1),
                     "how": reason,
                     "used_up": used_up(used_step, count, step),
                     "cores": used_step["cores"],
