@@ -247,7 +247,7 @@ def delete(
     if output.json:
         output.document(done)
     elif force:
-        output.line(f"{deployment} is forgotten here. There may be left: {done['left']}.")
+        output.line(f"{deployment} is forgotten here. What may be left: {done['left']}.")
     else:
         output.line(f"{deployment} is {'gone' if wait and code is ExitCode.OK else 'being deleted'}.")
     _exit(code)

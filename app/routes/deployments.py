@@ -194,7 +194,8 @@ async def delete_deployment(
         return ForgottenView(
             id=there.id,
             left=f"objects with the label agent-platform/deployment={there.id} in the namespace {there.namespace}, or "
-            f"containers whose names begin with {there.object_name}",
+            f"containers whose names begin with {there.object_name}; a controller takes them away when their target is "
+            "back",
         )
     return DeploymentView.of(await deployments.delete(there.id, user, grace_seconds))
 
