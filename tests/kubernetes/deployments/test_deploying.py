@@ -14,8 +14,8 @@ RUNNING, FAILED, STOPPED = DeploymentStatus.RUNNING, DeploymentStatus.FAILED, De
 async def test_an_agent_is_deployed_scaled_and_deleted_without_a_trace(deploying: Deploying) -> None:
     async with deploying.controller():
         made = await deploying.deploy()
-        found = await deploying.until(made, lambda it: it.status is RUNNING)
-        assert (found.reason, found.current.outcome) == ("", RevisionOutcome.ROLLED_OUT)
+        found = await deploying.until(made, lambda it: it.current.outcome is RevisionOutcome.ROLLED_OUT)
+        assert (found.status, found.reason) == (RUNNING, "")
         for replicas in (3, 1):
             await deploying.store.deployments.scale(made.id, replicas, deploying.user)
             found = await deploying.until_ready(made, replicas)
@@ -152,3 +152,16 @@ async def test_the_controller_may_not_read_what_it_does_not_need(deploying: Depl
             with pytest.raises(ApiRefused) as refused:
                 await api.call(method, path)
             assert refused.value.status == 403
+
+
+async def test_a_value_arrives_as_its_user_wrote_it(deploying: Deploying) -> None:
+    word = "$(PORT) $$(PORT) $PORT $$ $"
+    async with deploying.controller():
+        made = await deploying.deploy(serving(environment={"WORD": word}))
+        await deploying.until(made, lambda it: it.status is RUNNING)
+
+        async def is_printed() -> bool:
+            lines = (await deploying.store.deployments.logs_after(made.id, 0, 100)).lines
+            return f"serving as {word}" in [line.text for line in lines]
+
+        await wait_until(is_printed, 60)
