@@ -30,11 +30,11 @@ async def running(store: Store, user: User, **values: object) -> Run:
 
 
 def called(
-    transaction: RunTransaction, totals: CallTotals, model: str = "m", ordinal: int = 1, **options: bool
+    transaction: RunTransaction, totals: CallTotals, model: str = "m", ordinal: int = 1, *, was_made: bool = True
 ) -> None:
     key = CallKey("a", "turn", ordinal)
     transaction.begin_model_call(BeginningCall(key, str(uuid.uuid4()), "s", model, {}, "d"))
-    transaction.end_model_call(key, CallStatus.COMPLETED, totals, **options)
+    transaction.end_model_call(key, CallStatus.COMPLETED, totals, was_made=was_made)
 
 
 async def call(store: Store, run: Run, totals: CallTotals, model: str = "m", ordinal: int = 1) -> None:
