@@ -51,7 +51,10 @@ def faults(config: Any) -> Iterator[str]:
     if not isinstance(config, Mapping) or not isinstance(config.get("ingress"), list) or not config["ingress"]:
         yield "ingress: it must be a list with a rule that matches everything at its end"
         return
-    if "access" in (config.get("originRequest") or {}):
+    options = config.get("originRequest") or {}
+    if not isinstance(options, Mapping):
+        yield "originRequest: it must be an object"
+    elif "access" in options:
         yield "originRequest.access: at the top it has no effect; write it at each rule"
     seen = dict[str, tuple[int, set[str]]]()
     last = len(config["ingress"]) - 1
@@ -72,6 +75,7 @@ def faults(config: Any) -> Iterator[str]:
             yield f"{place}: the last rule must match everything; add one with `service: http_status:404`"
         yield from _hostname_faults(f"{place}.hostname", hostname)
         yield from _path_faults(f"{place}.path", path)
+        path = str(path)
         first, paths = seen.setdefault(str(hostname).lower(), (number, set()))
         if path in paths or "" in paths:
             yield f"{place}: a rule before it (from ingress.{first} on) takes all that it would match"
@@ -127,8 +131,10 @@ def _url_faults(place: str, service: str) -> Iterator[str]:
     except httpx.InvalidURL as error:
         yield f"{place}: it is no URL: {error}"
         return
-    if not url.host:
+    if not url.host or "%" in url.host:
         yield f"{place}: the URL has no host"
+    if url.port is not None and not 0 < url.port < 65536:
+        yield f"{place}: the URL has no port that can be"
     if url.path not in ("", "/") or url.query or url.fragment or service.endswith("/"):
         yield f"{place}: a URL has no path here; a rule's own path says what it matches"
     if url.userinfo:

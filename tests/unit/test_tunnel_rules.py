@@ -84,6 +84,20 @@ def service(name: str, **fields: Any) -> dict[str, Any]:
     return {"name": name, "port": 3001, "public_endpoint": f"{name}.example.org", **fields}
 
 
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"originRequest": 5}, "originRequest: it must be an object"),
+        ({"ingress": [{"hostname": "a.org", "path": ["x"], "service": "http://a"}, CATCH_ALL]}, "ingress.0.path"),
+        ({"ingress": [{"hostname": ["a"], "service": "http://a"}, CATCH_ALL]}, "ingress.0.hostname"),
+        ({"ingress": [{"hostname": "a.org", "service": "http://["}, CATCH_ALL]}, "ingress.0.service"),
+        ({"ingress": [{"hostname": "a.org", "service": "http://a:70000"}, CATCH_ALL]}, "ingress.0.service"),
+    ],
+)
+def test_a_value_of_an_odd_kind_is_a_fault_with_its_place(changes: dict[str, Any], fault: str) -> None:
+    assert [found for found in faults({"ingress": [CATCH_ALL], **changes}) if found.startswith(fault)]
+
+
 def test_the_rules_are_exact_names_with_longer_paths_first_and_404_at_the_end() -> None:
     services = [
         service("web"),
