@@ -1,6 +1,6 @@
 import { type InfiniteData, useInfiniteQuery, useQueryClient } from "@tanstack/react-query";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { useEffect, useMemo, useRef, useState } from "react";
+import { memo, useEffect, useMemo, useRef, useState } from "react";
 import { Link, useLocation } from "wouter";
 import { api } from "../../api/client";
 import type { RunSummary } from "../../api/types";
@@ -160,7 +160,7 @@ function List({ list, hasFilter, clear }: ListGiven) {
     count: runs.length,
     getScrollElement: () => frame.current,
     estimateSize: () => rowHeight,
-    overscan: 12,
+    overscan: 6,
     getItemKey: (index) => runs[index]?.run_id ?? index,
   });
   // biome-ignore lint/correctness/useExhaustiveDependencies: all rows have another height then
@@ -271,7 +271,7 @@ interface RowGiven {
   isChosen: boolean;
 }
 
-function Row({ run, index, top, height, isChosen }: RowGiven) {
+const Row = memo(function Row({ run, index, top, height, isChosen }: RowGiven) {
   return (
     <div
       className={`runs-row${isChosen ? " chosen" : ""}`}
@@ -303,4 +303,4 @@ function Row({ run, index, top, height, isChosen }: RowGiven) {
       </span>
     </div>
   );
-}
+});

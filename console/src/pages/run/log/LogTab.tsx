@@ -1,6 +1,6 @@
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { useEffect, useMemo, useRef, useState } from "react";
-import { moment } from "../../../design/format";
+import { memo, useEffect, useMemo, useRef, useState } from "react";
+import { moment, type Zone } from "../../../design/format";
 import { Icon } from "../../../design/Icon";
 import { EmptyState, ErrorState, SkeletonRows } from "../../../design/States";
 import { useSettings } from "../../../design/settings";
@@ -13,6 +13,7 @@ import "./log.css";
 const ROW = 20;
 
 export function LogTab({ run, log }: TabGiven) {
+  const { zone } = useSettings();
   const lines = useRef(new Lines());
   const all = lines.current.take(log.events);
   const [step, setStep] = useState("");
@@ -39,7 +40,7 @@ export function LogTab({ run, log }: TabGiven) {
     count: shown.length,
     getScrollElement: () => frame.current,
     estimateSize: () => ROW,
-    overscan: 30,
+    overscan: 10,
   });
   // biome-ignore lint/correctness/useExhaustiveDependencies: all rows have another height then
   useEffect(() => rows.measure(), [isWrapped]);
@@ -178,6 +179,7 @@ export function LogTab({ run, log }: TabGiven) {
                     top={start}
                     text={text}
                     isHit={index === places[at]}
+                    zone={zone}
                     measure={isWrapped ? rows.measureElement : undefined}
                   />
                 )
@@ -204,10 +206,10 @@ interface LineGiven {
   text: string;
   isHit: boolean;
   measure: ((element: Element | null) => void) | undefined;
+  zone: Zone;
 }
 
-function LogLine({ line, index, top, text, isHit, measure }: LineGiven) {
-  const { zone } = useSettings();
+const LogLine = memo(function LogLine({ line, index, top, text, isHit, measure, zone }: LineGiven) {
   return (
     <div
       className={`log-line ${line.kind}${isHit ? " hit" : ""}`}
@@ -222,7 +224,7 @@ function LogLine({ line, index, top, text, isHit, measure }: LineGiven) {
       </span>
     </div>
   );
-}
+});
 
 function download(run: string, lines: readonly Line[]): void {
   const text = lines.map((line) => `${line.at} ${line.step ? `[${line.step}] ` : ""}${plain(line.text)}\n`);
