@@ -48,7 +48,7 @@ COMMANDS = {
     "explain": CommandEntry("agentctl.commands.runs", "explain", RUNS, "Say why a run waits, and about how long."),
     "queue": CommandEntry("agentctl.commands.runs", "queue", RUNS, "Show what is queued and running, and about..."),
     "queues": CommandEntry("agentctl.commands.runs", "queues", RUNS, "List the queues: what waits and runs in..."),
-    "usage": CommandEntry("agentctl.commands.storage", "usage", RUNS, "Show how much of runs, events and files..."),
+    "usage": CommandEntry("agentctl.commands.usage", "usage", RUNS, "Show how much of runs, events and files..."),
     "delete": CommandEntry("agentctl.commands.storage", "delete", RUNS, "Delete runs that are over, with their..."),
     "decisions": CommandEntry(
         "agentctl.commands.decisions", "decisions", RUNS, "List what your runs ask you, the newest..."

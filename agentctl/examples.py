@@ -109,7 +109,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "explain": (f"agentctl explain {RUN}",),
     "queue": ("agentctl queue", "agentctl queue gpu", "agentctl queue --json"),
     "queues": ("agentctl queues",),
-    "usage": ("agentctl usage",),
+    "usage": ("agentctl usage", "agentctl usage --by model --by day --from 2026-11-01"),
     "delete": (f"agentctl delete {RUN}", f"agentctl delete --yes {RUN} 01936f80 01936f91"),
     "decisions": ("agentctl decisions", f"agentctl decisions {RUN}", "agentctl decisions --all --json"),
     "approve": (

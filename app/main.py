@@ -73,6 +73,7 @@ from app.routes import (
     services,
     sessions,
     tools,
+    usage,
     webhooks,
 )
 from app.schemas.description import TAGS, completed, kept_description
@@ -196,6 +197,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         handlers,
         queue,
         overview,
+        usage,
         webhooks,
         bulk,
         exports,

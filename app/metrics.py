@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.kept_answer import KeptAnswer
-from backplane.domain.agents import PoolCounts
+from backplane.domain.agents import PoolActivity, PoolCounts
 from backplane.domain.events import Event
 from backplane.errors import PlatformError
 from backplane.process.metrics import exposition
@@ -139,11 +139,12 @@ class PlatformMetrics(Collector):
         self._runs = _PartReading(resources.store.runs.under_way)
         self._dead_letters = _PartReading(resources.store.dead_letters.count)
         self._pools = _PartReading(resources.store.agent_pools.counts)
+        self._activity = _PartReading(resources.store.agent_pools.activity)
         self._writes = _PartReading(resources.redis.check_write)
         self._workspace = _PartReading(resources.workspaces.check)
         self._parts: Mapping[str, tuple[_PartReading[Any], ...]] = {
             "redis": (self._depths, self._writes),
-            "database": (self._runs, self._dead_letters, self._pools),
+            "database": (self._runs, self._dead_letters, self._pools, self._activity),
             "workspace": (self._workspace,),
         }
         registry.register(self)
@@ -177,6 +178,8 @@ class PlatformMetrics(Collector):
             )
         if self._pools.value is not None:
             yield from _of_pools(self._pools.value)
+        if self._activity.value is not None:
+            yield from _of_activity(self._activity.value)
         up = GaugeMetricFamily("agent_part_up", "Whether a part of the platform answered.", labels=["part"])
         for part, readings in self._parts.items():
             up.add_metric([part], float(all(reading.is_up for reading in readings)))
@@ -226,6 +229,24 @@ def _of_pools(pools: Sequence[PoolCounts]) -> Iterator[GaugeMetricFamily]:
         for state, count in (("placed", of.placed), ("unplaced", of.unplaced), ("asleep", asleep)):
             agents.add_metric([of.pool.name, state], count)
     return iter((processes, free, agents))
+
+
+def _of_activity(found: Sequence[PoolActivity]) -> Iterator[GaugeMetricFamily]:
+    agents = GaugeMetricFamily(
+        "agent_pool_activity",
+        "Agents of a pool by what they do; approval, question, budget: what a person is asked.",
+        labels=["pool", "role", "state"],
+    )
+    longest = GaugeMetricFamily(
+        "agent_pool_longest_wait_seconds",
+        "How long the first of a pool's agents has waited for a person.",
+        labels=["pool", "role", "state"],
+    )
+    for of in found:
+        agents.add_metric([of.pool, of.role, of.state], of.agents)
+        if of.longest_wait_seconds:
+            longest.add_metric([of.pool, of.role, of.state], of.longest_wait_seconds)
+    return iter((agents, longest))
 
 
 class _PartReading(Generic[Value]):

@@ -34,6 +34,7 @@ from controller.agents import AgentsLoop
 from controller.bus import BusLoop
 from controller.cleanup.retention import RetentionLimits, RetentionLoop
 from controller.cleanup.sessions import SweepTimer
+from controller.containers.service import container_use_loop
 from controller.deployments.service import deployments_loop
 from controller.jobs.dispatch import JobDispatch
 from controller.leader import Leader
@@ -185,6 +186,8 @@ async def _work(
         loops.append(asyncio.create_task(sweep.run(), name="sweep"))
         if settings.deploy_target:
             loops.append(asyncio.create_task(_deploy(settings, resources, metrics), name="deployments"))
+        containers_use = _look_at_containers(settings, resources, metrics)
+        loops.append(asyncio.create_task(containers_use, name="what containers use"))
         if settings.gpu_provider:
             loops.append(asyncio.create_task(_rent(settings, resources, metrics), name="GPU machines"))
         try:
@@ -204,6 +207,14 @@ async def _work(
 async def _deploy(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> None:
     platform_id = await until_available(resources.store.platform_id, _log_waiting("database"))
     await deployments_loop(settings, resources, metrics.registry, platform_id).run()
+
+
+async def _look_at_containers(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> None:
+    platform_id = await until_available(resources.store.platform_id, _log_waiting("database"))
+    loop = await container_use_loop(settings, platform_id, metrics.registry)
+    if loop is not None:
+        await loop.run()
+    await asyncio.Event().wait()
 
 
 async def _rent(settings: Settings, resources: Resources, metrics: ControllerMetrics) -> None:

@@ -33,6 +33,17 @@ class WorkerMetrics:
         self._runs_finished = Counter(
             "agent_runs_finished", "Runs that ended on this worker.", ["status"], registry=registry
         )
+        self._turns = Counter(
+            "agent_turns", "Turns of agents of a pool that ended here.", ["pool", "role", "status"], registry=registry
+        )
+        self._turn_seconds = Histogram(
+            "agent_turn_seconds",
+            "From the claim of a turn to its end here.",
+            ["pool", "role"],
+            buckets=RUN_BUCKETS,
+            registry=registry,
+        )
+        self._pool: tuple[str, str] | None = None
         self._run_seconds = Histogram(
             "agent_run_seconds",
             "From the claim of a run to its end on this worker.",
@@ -132,12 +143,21 @@ class WorkerMetrics:
         self._slots.set(slots)
         self._runs.set_function(count)
 
+    def serves_pool(self, pool: str, role: str) -> None:
+        """All runs of this process are turns of this pool's agents."""
+        self._pool = (pool, role)
+        for status in FINAL:
+            self._turns.labels(pool, role, status.value)
+
     def run_taken(self, priority: Priority, waited_seconds: float) -> None:
         self._run_wait_seconds.labels(priority.name.lower()).observe(max(waited_seconds, 0.0))
 
     def run_finished(self, status: RunStatus, seconds: float) -> None:
         self._runs_finished.labels(status.value).inc()
         self._run_seconds.labels(status.value).observe(seconds)
+        if self._pool is not None:
+            self._turns.labels(*self._pool, status.value).inc()
+            self._turn_seconds.labels(*self._pool).observe(seconds)
 
     def run_retried(self, reason: str) -> None:
         """`reason`: the code of the error with which the attempt failed."""

@@ -198,8 +198,8 @@ class Client(AgentCalls, ScheduleCalls, ServiceCalls, GpuCalls, DeploymentCalls)
     async def budget(self) -> JsonObject:
         return await self._json("GET", "/agent/budget")
 
-    async def usage(self) -> JsonObject:
-        return await self._json("GET", "/agent/usage")
+    async def usage(self, wanted: JsonObject | None = None) -> JsonObject:
+        return await self._json("GET", "/agent/usage", params=given(**(wanted or {})))
 
     async def delete(self, run_id: str) -> None:
         """Sent again only when the first one cannot have arrived: the second would find nothing."""

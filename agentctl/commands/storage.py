@@ -1,36 +1,17 @@
-"""What one has stored, and how to have less: usage, delete."""
+"""How to have less stored: delete. What there is, is in `usage`."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
 
-from agentctl.api.api_error import JsonObject
 from agentctl.api.client import Client
 from agentctl.api.ids import whole_run_id
 from agentctl.calls import call
 from agentctl.completion import run_ids as run_ids_for_shells
 from agentctl.exit_codes import CommandError, ExitCode
-from agentctl.terminal.output import JsonFlag, Output, local_time
+from agentctl.terminal.output import JsonFlag, Output
 from agentctl.terminal.prompts import confirm
-
-
-def usage(json_output: JsonFlag = False) -> None:
-    """Show how much of runs, events and files you have stored, and how much you may."""
-    output = Output(json_output)
-    view = call(output, lambda client: client.usage())
-    if output.json:
-        output.document(view)
-        return
-    output.fields(
-        {
-            "runs": _of(view["runs"]),
-            "events": _of(view["events"]),
-            "counted": local_time(view.get("rows_counted_at")),
-            "bytes of files": _of(view["bytes"]),
-            "files counted": local_time(view.get("files_counted_at")),
-        }
-    )
 
 
 def delete(
@@ -86,8 +67,3 @@ async def _delete_each(
             if error.exit_code is ExitCode.UNREACHABLE:
                 break
     return deleted, refused
-
-
-def _of(one: JsonObject) -> str:
-    used = "not counted yet" if one["used"] is None else f"{one['used']:,}"
-    return f"{used} of {one['limit']:,}" if one["limit"] else f"{used}, without a limit"

@@ -1,5 +1,5 @@
 """GET /agent/queue: how long it is, who works on it and what ended last. GET /agent/queues: all of them. GET /agent/me:
-whose token this is. GET /agent/usage: what one has stored."""
+whose token this is."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -10,15 +10,12 @@ from app.auth import CurrentUser
 from app.context import ContextOf
 from app.edge.operations import Operations
 from app.errors import responses
-from app.explanation import moment
 from app.schemas.queue import (
     FinishedJobs,
     FinishedJobView,
     QueueList,
     QueueSummary,
     QueueView,
-    UsageOf,
-    UsageView,
     WhoAmI,
 )
 from backplane.domain.runs import DEFAULT_QUEUE, QUEUE_PATTERN, Priority
@@ -84,20 +81,6 @@ async def list_finished_runs(user: CurrentUser, context: ContextOf) -> FinishedJ
 async def show_me(user: CurrentUser) -> WhoAmI:
     """Whose token this is."""
     return WhoAmI(user_id=user.id, name=user.name, tier=user.tier)
-
-
-@router.get("/agent/usage", responses=responses())
-async def show_usage(user: CurrentUser, context: ContextOf) -> UsageView:
-    """What you have stored, and how much you may. Counted now and then; null: not yet."""
-    stored = await context.resources.storage.of(user.id)
-    settings = context.settings
-    return UsageView(
-        runs=UsageOf(used=stored.runs, limit=settings.user_max_runs),
-        events=UsageOf(used=stored.events, limit=settings.user_max_events),
-        bytes=UsageOf(used=stored.bytes, limit=settings.user_max_bytes),
-        rows_counted_at=moment(stored.rows_at),
-        files_counted_at=moment(stored.files_at),
-    )
 
 
 def summary_of(found: QueueDepths) -> QueueSummary:

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from backplane.containers.program import ANSWER_SECONDS, PROXY_NAMES, EngineResult, ask, lines
+from backplane.containers.use import FORMAT, ContainerUse, parse_use
 from backplane.domain.sizes import shortened
 from backplane.errors import Unavailable
 
@@ -84,6 +85,23 @@ class ContainerEngine:
             return [_present(each) for each in found]
         except (ValueError, LookupError, TypeError):
             raise self._refused("inspect", answer) from None
+
+    async def use(self, label: str) -> Sequence[ContainerUse]:
+        """What each running container with this label uses. One that ends meanwhile may be left out."""
+        ids = (await self._ask("ps", "--quiet", "--no-trunc", "--filter", f"label={label}")).split()
+        if not ids:
+            return []
+        answer = await self._answer("stats", "--no-stream", "--format", FORMAT, *ids)
+        try:
+            found = parse_use(answer.output)
+        except ValueError:
+            raise self._refused("stats", answer) from None
+        if answer.code and not found and await self._any(label):
+            raise self._refused("stats", answer)
+        return found
+
+    async def _any(self, label: str) -> bool:
+        return bool((await self._ask("ps", "--quiet", "--filter", f"label={label}")).split())
 
     async def run(self, words: Sequence[str]) -> None:
         """Start a container: `words` are options of `run`, the image and its command."""

@@ -84,6 +84,19 @@ class PoolCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolActivity:
+    """How many agents of a pool do the same. `state`: working, waiting (for an event, a time, an agent or a process),
+    approval, question, budget (what a person is asked), idle, asleep or paused. `longest_wait_seconds`: since when the
+    first of them asks."""
+
+    pool: str
+    role: str
+    state: str
+    agents: int
+    longest_wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """The row of an agent but for its state. `number`: in its pool, from 1. `model`: in place of its role's. `turns`:
     how many messages it was sent. `open_run_id`: the message that is open. `generation` counts its placements."""

@@ -24,6 +24,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from backplane.process.own_use import OwnUse
 from backplane.process.tasks import end
 
 REQUEST_MAX_BYTES = 16 * 1024
@@ -35,11 +36,13 @@ log = structlog.get_logger()
 
 
 def process_registry() -> CollectorRegistry:
-    """A registry with the metrics that every process has: memory, processor time, open files, Python."""
+    """A registry with the metrics that every process has: memory, processor time, open files, network,
+    Python."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter, which nobody reads
     registry = CollectorRegistry(auto_describe=True)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
+    registry.register(OwnUse())
     return registry
 
 

@@ -157,6 +157,8 @@ SERVICE_POLL_SECONDS = 1.0
 one statement."""
 SERVICE_CONTAINER_SECONDS = 5.0
 """How often the containers of services are looked at: each look starts the engine's program twice."""
+CONTAINERS_USE_SECONDS = 30.0
+"""How often it is looked what containers use: Docker takes two seconds for each kind."""
 DEPLOYMENTS_LOOK_SECONDS = 1.0
 """How often deployments are looked at while one of them is on its way: a list of each kind of the cluster's objects."""
 DEPLOYMENTS_REST_SECONDS = 3.0

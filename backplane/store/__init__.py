@@ -83,6 +83,7 @@ __all__ = [
     "Sessions",
     "Store",
     "UsageCounts",
+    "Users",
     "Webhooks",
     "Woken",
     "parse_url",

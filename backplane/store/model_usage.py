@@ -33,9 +33,10 @@ from sqlalchemy import (
 
 from backplane.domain.model_calls import CallKey, CallStatus, CallTotals
 from backplane.domain.model_usage import ModelTotals, UsageFilter, UsageGroup, UsageKey, UsageReport
+from backplane.store.agents.tables import agents
 from backplane.store.database import Database
 from backplane.store.model_calls import IS_CALL, named_call
-from backplane.store.tables import metadata, model_calls
+from backplane.store.tables import metadata, model_calls, users
 
 model_usage = Table(
     "model_usage",
@@ -84,6 +85,8 @@ _ADD = text(
 ).bindparams(bindparam("day", type_=Date()))
 
 ALL = UsageFilter()
+_LIVES = "agent-"
+"""How the names of agents that live begin (`Agent.memory_name`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,23 @@ class ModelUsage:
             UsageGroup({key: row._mapping[f"key_{key}"] for key in by}, _totals(row)) for row in rows if row.is_there
         ]
         return UsageReport(found, _totals(rows[0], "all_"))
+
+    async def names(self, groups: Iterable[UsageGroup]) -> dict[str, str]:
+        """The names of users by their ids, and of agents that live by `agent-{id}`. Those that are gone are left
+        out."""
+        keys = [group.key for group in groups]
+        of_users = {str(key[UsageKey.USER]) for key in keys if UsageKey.USER in key}
+        named = {str(key[UsageKey.AGENT]) for key in keys if UsageKey.AGENT in key}
+        of_agents = {name.removeprefix(_LIVES) for name in named if name.startswith(_LIVES)}
+
+        def read(connection: Connection) -> dict[str, str]:
+            found = dict[str, str]()
+            for table, ids, prefix in ((users, of_users, ""), (agents, of_agents, _LIVES)):
+                query = select(table.c.id, table.c.name).where(table.c.id.in_(ids))
+                found |= {prefix + row.id: row.name for row in connection.execute(query)} if ids else {}
+            return found
+
+        return await self._database.read(read) if of_users or of_agents else {}
 
 
 def _order(groups: CTE, by: Sequence[UsageKey]) -> list[ColumnElement[Any]]:

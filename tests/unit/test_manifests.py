@@ -456,7 +456,9 @@ def test_each_account_has_the_verbs_that_its_process_uses_and_no_more(production
         "pods/exec": {"get", "create"},
         "events": {"list"},
     }
-    assert rights("agent-controller", "agents-tools") == {"jobs": {"list", "delete"}}
+    assert rights("agent-controller", "agents-tools") == {"jobs": {"list", "delete"}, "pods": {"list"}}
+    in_tools = named(production, "Role", "agent-controller", "agents-tools")["rules"]
+    assert [rule["apiGroups"] for rule in in_tools if rule["resources"] == ["pods"]] == [["metrics.k8s.io"]]
     assert rights("agent-controller", "agents") == {
         "pods": {"list"},
         "pods/status": {"patch"},
@@ -551,17 +553,25 @@ def test_the_ingress_neither_buffers_streams_nor_cuts_them_between_heartbeats(pr
 # --- monitoring ---
 
 
-def test_rules_and_dashboard_name_metrics_that_exist(production: list[Object]) -> None:
-    metrics = set()
-    for package in ("app", "worker", "controller"):
-        metrics |= set(re.findall(r'"(agent_[a-z_]+)"', (PROJECT / package / "metrics.py").read_text()))
+def test_rules_and_dashboards_name_metrics_that_exist(production: list[Object]) -> None:
+    sources = [PROJECT / f"{folder}/metrics.py" for folder in ("app", "worker", "controller", "controller/containers")]
+    sources += [PROJECT / "controller/gpus/metrics.py", PROJECT / "backplane/process/own_use.py"]
+    metrics = {name for source in sources for name in re.findall(r'"(agent_[a-z_]+)"', source.read_text())}
     rules = json.dumps(named(production, "PrometheusRule", "agent-platform")["spec"])
     recorded = set(re.findall(r'"record": "(\w+)"', rules))
     scaled = json.dumps(of_kind(production, "HorizontalPodAutoscaler"))
-    dashboard = named(production, "ConfigMap", "agent-dashboard")["data"]["agent-platform.json"]
-    used = set(re.findall(r"\bagent_[a-z_]+", rules + dashboard + scaled))
+    dashboards = named(production, "ConfigMap", "agent-dashboard")["data"]
+    used = set(re.findall(r"\bagent_[a-z_]+", rules + "".join(dashboards.values()) + scaled))
 
     assert {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in used} <= metrics | recorded
+
+
+def test_each_dashboard_is_whole_and_has_a_name_of_its_own(production: list[Object]) -> None:
+    found = [json.loads(text) for text in named(production, "ConfigMap", "agent-dashboard")["data"].values()]
+    assert sorted(one["uid"] for one in found) == ["agent-platform", "agent-platform-use"]
+    for one in found:
+        assert len({panel["id"] for panel in one["panels"]}) == len(one["panels"])
+        assert all(target["expr"] for panel in one["panels"] for target in panel.get("targets", []))
 
 
 def test_the_alert_of_a_full_queue_comes_before_runs_are_refused(production: list[Object]) -> None:

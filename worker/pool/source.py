@@ -62,6 +62,7 @@ class PoolSource(Source):
         waiting = log_unavailable("waiting for a part", part="database")
         pool = await until_available(lambda: self._store.agent_pools.get(self._pool), waiting)
         self._capacity = pool.agents_per_process
+        process.metrics.serves_pool(pool.name, pool.role)
         if (role := roles.get(pool.role)) is None:
             there = ", ".join(roles.names)
             log.error(

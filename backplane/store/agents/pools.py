@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from backplane.domain.agents import Pool, PoolCounts
+from backplane.domain.agents import Pool, PoolActivity, PoolCounts
 from backplane.errors import Conflict, InvalidInput, NotFound
+from backplane.store.agents.activity import activity
 from backplane.store.agents.placement.needs import counted
 from backplane.store.agents.tables import agent_pools, agent_processes, agents
 from backplane.store.clock import database_now
@@ -148,6 +149,10 @@ class AgentPools:
             ]
 
         return await self._database.read(read)
+
+    async def activity(self) -> list[PoolActivity]:
+        """What the agents of all pools do, counted."""
+        return await self._database.read(activity)
 
 
 def _values(pool: Pool) -> dict[str, Any]:

@@ -30,7 +30,7 @@ async def running(store: Store, user: User, **values: object) -> Run:
 
 
 def called(
-    transaction: RunTransaction, totals: CallTotals, model: str = "m", ordinal: int = 1, *, was_made: bool = True
+    transaction: RunTransaction, totals: CallTotals, model: str = "m", ordinal: int = 1, was_made: bool = True
 ) -> None:
     key = CallKey("a", "turn", ordinal)
     transaction.begin_model_call(BeginningCall(key, str(uuid.uuid4()), "s", model, {}, "d"))

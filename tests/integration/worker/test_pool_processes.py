@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from agentctl.local.embedded import free_port
 from backplane.agents.base import DRAIN
 from backplane.domain.agents import Agent, Pool
 from backplane.domain.runs import Run, RunStatus, new_run_id
@@ -20,6 +21,7 @@ from backplane.errors import NotFound
 from backplane.run_actions.pushing import push_again
 from backplane.settings import fixed
 from tests.integration.worker.team import ROLES, Team
+from tests.metrics import scrape
 from tests.platform.workers import LONG_SECONDS, Platform, WorkerProcess
 from tests.submitted import new_run
 from tests.waiting import wait_until
@@ -87,6 +89,25 @@ async def test_a_process_takes_the_messages_of_its_agents(platform: Platform) ->
             await platform.until(run.id, *OVER)
         assert await places(platform) != {}
     assert await places(platform) == {}
+
+
+async def test_a_process_counts_the_turns_of_its_pool(platform: Platform) -> None:
+    port = free_port()
+    async with pool_process(platform, metrics_host="127.0.0.1", metrics_port=port):
+        [agent] = await spawn(platform, "one")
+        run = await message(platform, agent)
+        await platform.until(run.id, *OVER)
+        ended = (await platform.resources.store.runs.get(platform.user.id, run.id)).status
+        of_pool = {"pool": POOL, "role": "developer"}
+
+        async def counted() -> bool:
+            return (await scrape(f"http://127.0.0.1:{port}")).value("agent_turn_seconds_count", **of_pool) == 1
+
+        await wait_until(counted)
+        found = await scrape(f"http://127.0.0.1:{port}")
+    assert {status: found.value("agent_turns_total", status=status, **of_pool) for status in OVER} == {
+        status: float(status is ended) for status in OVER
+    }
 
 
 async def test_messages_of_agents_that_have_no_process_wait_for_one(platform: Platform) -> None:
