@@ -180,6 +180,22 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/agent/audit": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["list_audit_entries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/agent/budget": {
         parameters: {
             query?: never;
@@ -468,6 +484,22 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/agent/logs/{run_id}/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["search_log"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/agent/logs/{run_id}/stream": {
         parameters: {
             query?: never;
@@ -493,6 +525,38 @@ export interface paths {
         };
         get: operations["show_me"];
         put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/agent/overview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["show_overview"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/agent/preferences": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["show_preferences"];
+        put: operations["put_preferences"];
         post?: never;
         delete?: never;
         options?: never;
@@ -556,6 +620,22 @@ export interface paths {
             cookie?: never;
         };
         get: operations["list_runs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/agent/runs/count": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["count_runs"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1830,6 +1910,29 @@ export interface components {
             } | null;
             tool?: string | null;
         };
+        AuditEntryView: {
+            action: string;
+            /** Format: date-time */
+            at: string;
+            details: {
+                [key: string]: unknown;
+            };
+            outcome: components["schemas"]["AuditOutcome"];
+            seq: number;
+            session_id: string | null;
+            status: number | null;
+            target: string;
+            token_id: string | null;
+            user: string;
+            user_id: string;
+        };
+        /** @enum {string} */
+        AuditOutcome: "begun" | "done" | "refused" | "failed";
+        AuditPage: {
+            entries: components["schemas"]["AuditEntryView"][];
+            next_after: number | null;
+            next_cursor: number | null;
+        };
         AuditView: {
             accounts: number;
             differences: components["schemas"]["DifferenceView"][];
@@ -2509,6 +2612,39 @@ export interface components {
         ItemStatus: "pending" | "begun" | "done" | "refused";
         /** @enum {string} */
         JobStatus: "queued" | "running" | "completed" | "failed" | "stopped";
+        LatencyView: {
+            queue_p50: number | null;
+            queue_p95: number | null;
+            run_p50: number | null;
+            run_p95: number | null;
+        };
+        ListedRunView: {
+            /** @default default */
+            agent: string;
+            attempt: number;
+            cost_usd: string;
+            /** Format: date-time */
+            created_at: string;
+            error: components["schemas"]["ErrorView"] | null;
+            finished_at: string | null;
+            handler?: string | null;
+            metadata: {
+                [key: string]: unknown;
+            };
+            model?: string | null;
+            origin?: components["schemas"]["OriginView"] | null;
+            parent?: string | null;
+            priority: components["schemas"]["PriorityName"];
+            prompt: string;
+            /** @default default */
+            queue: string;
+            queued_at: string | null;
+            run_id: string;
+            started_at: string | null;
+            status: components["schemas"]["RunStatus"];
+            user: string;
+            worker?: string | null;
+        };
         LogData: {
             dropped_lines?: number | null;
             file?: string | null;
@@ -2527,6 +2663,19 @@ export interface components {
              * @enum {string}
              */
             type: "log";
+        };
+        LogMatch: {
+            /** Format: date-time */
+            at: string;
+            file?: string | null;
+            id: number;
+            level?: string | null;
+            line: string;
+            step?: string | null;
+        };
+        LogMatches: {
+            matches: components["schemas"]["LogMatch"][];
+            next_after: number | null;
         };
         /** @enum {string} */
         MachineState: "wanted" | "creating" | "starting" | "ready" | "draining" | "terminating" | "ended";
@@ -2587,6 +2736,12 @@ export interface components {
             description: string;
             name: string;
             version: string;
+        };
+        MinuteView: {
+            ended: number;
+            failed: number;
+            /** Format: date-time */
+            minute: string;
         };
         ModelCallDetails: {
             call_id: string;
@@ -2669,6 +2824,10 @@ export interface components {
             /** @default  */
             note: string;
             transfer_id?: string | null;
+        };
+        NeedsYou: {
+            count: number;
+            oldest_at: string | null;
         };
         NewAgent: {
             metadata?: {
@@ -2765,6 +2924,21 @@ export interface components {
             kind: components["schemas"]["OriginKind"];
             run_id: string;
             step?: string | null;
+        };
+        OverviewView: {
+            failed_lately: components["schemas"]["ListedRunView"][];
+            latency: components["schemas"]["LatencyView"];
+            needs_you: components["schemas"]["NeedsYou"];
+            /** Format: date-time */
+            now: string;
+            pools: components["schemas"]["PoolView"][];
+            queues: components["schemas"]["QueueSummary"][] | null;
+            runs: {
+                [key: string]: number;
+            };
+            spend_today_usd: string;
+            throughput: components["schemas"]["MinuteView"][];
+            workers: number | null;
         };
         PartHealth: {
             error?: string | null;
@@ -3066,6 +3240,10 @@ export interface components {
             seconds: number;
             usd: number | null;
         };
+        RunCount: {
+            count: number;
+            is_more: boolean;
+        };
         RunFilterRequest: {
             agent?: string | null;
             created_after?: string | null;
@@ -3084,7 +3262,7 @@ export interface components {
         };
         RunPage: {
             next_cursor: string | null;
-            runs: components["schemas"]["RunSummary"][];
+            runs: components["schemas"]["ListedRunView"][];
         };
         RunResult: {
             cost: components["schemas"]["RunCost"];
@@ -3296,6 +3474,7 @@ export interface components {
             id: string;
             latency_ms: number | null;
             name: string;
+            outdated: boolean;
             port: number;
             protocol: components["schemas"]["CheckKind"];
             public_endpoint: string | null;
@@ -3354,6 +3533,7 @@ export interface components {
             description: string;
             flapping: boolean;
             name: string;
+            outdated: boolean;
             public_endpoint: string | null;
             since: string | null;
             status: components["schemas"]["ServiceStatus"];
@@ -4453,6 +4633,81 @@ export interface operations {
                 };
                 content: {
                     "application/octet-stream": string;
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_audit_entries: {
+        parameters: {
+            query?: {
+                user?: string | null;
+                action?: string | null;
+                after?: number | null;
+                cursor?: number | null;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AuditPage"];
                 };
             };
             401: {
@@ -6004,6 +6259,74 @@ export interface operations {
             };
         };
     };
+    search_log: {
+        parameters: {
+            query: {
+                q: string;
+                level?: ("info" | "warning") | null;
+                after?: number;
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                run_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LogMatches"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     stream_events: {
         parameters: {
             query?: {
@@ -6095,6 +6418,187 @@ export interface operations {
                 };
             };
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    show_overview: {
+        parameters: {
+            query?: {
+                mine?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OverviewView"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    show_preferences: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_preferences: {
+        parameters: {
+            query?: never;
+            header?: {
+                "if-match"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": {
+                    [key: string]: unknown;
+                };
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6270,10 +6774,19 @@ export interface operations {
     list_runs: {
         parameters: {
             query?: {
-                status?: components["schemas"]["RunStatus"] | null;
-                id_beginning?: string | null;
                 cursor?: string | null;
                 limit?: number;
+                status?: components["schemas"]["RunStatus"][] | null;
+                id_beginning?: string | null;
+                text?: string | null;
+                queue?: string | null;
+                handler?: string | null;
+                agent?: string | null;
+                user?: string | null;
+                created_from?: string | null;
+                created_to?: string | null;
+                cost_min?: number | null;
+                cost_max?: number | null;
             };
             header?: never;
             path?: never;
@@ -6290,6 +6803,103 @@ export interface operations {
                 };
             };
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    count_runs: {
+        parameters: {
+            query?: {
+                status?: components["schemas"]["RunStatus"][] | null;
+                id_beginning?: string | null;
+                text?: string | null;
+                queue?: string | null;
+                handler?: string | null;
+                agent?: string | null;
+                user?: string | null;
+                created_from?: string | null;
+                created_to?: string | null;
+                cost_min?: number | null;
+                cost_max?: number | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunCount"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -1,6 +1,6 @@
 import { type InfiniteData, useInfiniteQuery, useQueryClient } from "@tanstack/react-query";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { memo, useEffect, useMemo, useRef, useState } from "react";
+import { memo, type Ref, useEffect, useMemo, useRef, useState } from "react";
 import { Link, useLocation } from "wouter";
 import { api } from "../../api/client";
 import type { RunSummary } from "../../api/types";
@@ -12,10 +12,11 @@ import { Status } from "../../design/Status";
 import { useShortcut } from "../../design/shortcuts";
 import { Lasted, Time } from "../../design/Time";
 import { useFeed, useRefresh } from "../../streams/FeedContext";
-import { type Filters, STATUSES, useFilters } from "./filters";
+import { cleaned, type FilterName, type Filters, localOf, STATUSES, useFilters } from "./filters";
 import { type RunPage, withEvents, withNewest } from "./merge";
 import "./runs.css";
 
+const ASK_AFTER_MS = 300;
 const PAGE = 100;
 const REFRESH_MS = 2000;
 const WIDE_ROW = 40;
@@ -48,25 +49,15 @@ export default function Runs() {
               ))}
             </select>
           </label>
-          <label className="row">
-            <span className="sr">Beginning of the id</span>
-            <input
-              ref={field}
-              className="input mono"
-              placeholder="id begins with…"
-              defaultValue={filters.id_beginning ?? ""}
-              key={hasFilter ? "given" : "none"}
-              onChange={(event) =>
-                setFilter(
-                  "id_beginning",
-                  event.target.value
-                    .trim()
-                    .toLowerCase()
-                    .replace(/[^0-9a-f-]/g, ""),
-                )
-              }
-            />
-          </label>
+          <Field name="text" label="Text in the prompt" filters={filters} set={setFilter} field={field} />
+          <details className="runs-more" open={MORE.some(([name]) => filters[name]) || undefined}>
+            <summary className="button">More filters</summary>
+            <div className="row wrap">
+              {MORE.map(([name, label]) => (
+                <Field key={name} name={name} label={label} filters={filters} set={setFilter} />
+              ))}
+            </div>
+          </details>
           {hasFilter && (
             <button type="button" className="button plain" onClick={clear}>
               <Icon name="close" />
@@ -81,6 +72,51 @@ export default function Runs() {
       </div>
       <List list={list} hasFilter={hasFilter} clear={clear} />
     </div>
+  );
+}
+
+const MORE: readonly (readonly [FilterName, string])[] = [
+  ["id_beginning", "Beginning of the id"],
+  ["queue", "Queue"],
+  ["agent", "Agent"],
+  ["handler", "Handler"],
+  ["created_from", "Created from"],
+  ["created_to", "Created until"],
+];
+
+interface FieldGiven {
+  name: FilterName;
+  label: string;
+  filters: Filters;
+  set: (name: FilterName, value: string) => void;
+  field?: Ref<HTMLInputElement>;
+}
+
+/** A field of a filter: what is written is asked for a moment after the last key. */
+function Field({ name, label, filters, set, field }: FieldGiven) {
+  const given = filters[name] ?? "";
+  const isTime = name.startsWith("created");
+  const [written, setWritten] = useState(given);
+  const timer = useRef<number | undefined>(undefined);
+  useEffect(() => setWritten(given), [given]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  function write(value: string) {
+    setWritten(value);
+    clearTimeout(timer.current);
+    timer.current = window.setTimeout(() => set(name, cleaned(name, value)), ASK_AFTER_MS);
+  }
+  return (
+    <label className="field">
+      <span className={name === "text" ? "sr" : undefined}>{label}</span>
+      <input
+        ref={field}
+        className="input"
+        type={isTime ? "datetime-local" : "search"}
+        placeholder={isTime ? undefined : label}
+        value={isTime ? localOf(written) : written}
+        onChange={(event) => write(event.target.value)}
+      />
+    </label>
   );
 }
 
@@ -204,7 +240,7 @@ function List({ list, hasFilter, clear }: ListGiven) {
         ) : (
           <EmptyState title="No runs yet">
             <p className="muted">Start one from the command line; it is here the moment it is queued.</p>
-            <Command text={'agentctl run "Say hello" --watch'} />
+            <Command text="agentctl run examples/word-count.md --planner runbook" />
           </EmptyState>
         )}
       </div>

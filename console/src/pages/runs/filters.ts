@@ -2,7 +2,16 @@
 import { useMemo } from "react";
 import { useSearchParams } from "wouter";
 
-export const NAMES = ["status", "id_beginning"] as const;
+export const NAMES = [
+  "status",
+  "text",
+  "id_beginning",
+  "queue",
+  "handler",
+  "agent",
+  "created_from",
+  "created_to",
+] as const;
 export type FilterName = (typeof NAMES)[number];
 export type Filters = Partial<Record<FilterName, string>>;
 
@@ -27,4 +36,20 @@ export function useFilters(): [Filters, (name: FilterName, value: string) => voi
     );
   const clear = () => setSearch({}, { replace: true });
   return [filters, set, clear];
+}
+
+/** A value as the API takes it. Empty: the filter is not set. */
+export function cleaned(name: FilterName, value: string): string {
+  const text = value.trim();
+  if (name === "id_beginning") return text.toLowerCase().replace(/[^0-9a-f-]/g, "");
+  if (!name.startsWith("created") || !text) return text;
+  const at = new Date(text);
+  return Number.isNaN(at.getTime()) ? "" : at.toISOString();
+}
+
+/** A moment as a field of the browser takes it, in the browser's own zone. */
+export function localOf(value: string): string {
+  if (!/Z$/.test(value)) return value;
+  const at = new Date(value);
+  return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
 }

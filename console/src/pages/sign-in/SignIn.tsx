@@ -65,9 +65,9 @@ export default function SignIn({ onSignedIn }: { onSignedIn: (session: Session) 
       </form>
       <section className="stack-s muted">
         <p>No token yet? Whoever runs the platform makes one:</p>
-        <Command text="agentctl token create NAME" />
+        <Command text="agentctl token create --user NAME" />
         <p>One that sees everything of its user and can change nothing:</p>
-        <Command text="agentctl token create NAME --read-only --expires-in 30d" />
+        <Command text="agentctl token create --user NAME --read-only --expires-in 30d" />
         <p>The token is sent once. The browser keeps a session, which ends after 12 hours without use.</p>
       </section>
     </main>

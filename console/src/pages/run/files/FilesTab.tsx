@@ -80,7 +80,7 @@ export default function FilesTab({ run, log }: TabGiven) {
           />
         ) : (
           <EmptyState title={chosen ? "There is no such file any more" : "Choose a file"}>
-            <Command text={`agentctl files ${run.run_id}`} />
+            <Command text={`agentctl files ls ${run.run_id}`} />
           </EmptyState>
         )}
       </div>
