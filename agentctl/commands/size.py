@@ -69,8 +69,8 @@ def _fields(work: Workload, found: PlatformSize) -> dict[str, str]:
     return {
         "form": str(found.form),
         "turns": f"{work.turns_per_second:.2f} a second, {work.turns_at_once:.1f} at once",
-        "processes": ", ".join(f"{count} {name}" for name, count in found.processes.items()),
-        "cpu": f"{found.cores:g} cores, with the database and Redis",
+        "processes": ", ".join(f"{name}: {count}" for name, count in found.processes.items()),
+        "cpu": f"{found.cores:g} {'core' if found.cores == 1 else 'cores'}, with the database and Redis",
         "memory": f"{found.memory_mib:,} MiB, with the database and Redis",
         "database": connections,
         "redis": f"{found.redis_connections} connections",
