@@ -19,6 +19,8 @@ from backplane.process.supervisor import keep_descriptors_from_children
 
 ANSWER_SECONDS = 60.0
 READ_BYTES = 64 * 1024
+END_SECONDS = 5.0
+"""For a program that was killed to be gone. What it left behind may keep its output open for longer."""
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
 PROXY_NAMES = (*PROXIES, *(name.lower() for name in PROXIES))
 
@@ -104,4 +106,10 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+    # Its end is seen when its output is at an end, and of that nobody reads on where the caller has left in the middle.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            for output in filter(None, (process.stdout, process.stderr)):
+                while await output.read(READ_BYTES):
+                    pass
+            await process.wait()

@@ -1,6 +1,7 @@
 """What is read of an engine's program, whatever it prints: here a script stands in its place."""
 
 import asyncio
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ async def test_the_words_of_a_refusal_are_given_once(tmp_path: Path) -> None:
 async def test_so_many_lines_are_kept(tmp_path: Path) -> None:
     there = printing(tmp_path, f"seq {LOG_LINES + 5}")
     assert (await there.last_lines("c")).split(" | ")[0] == "6"
+
+
+async def test_a_flood_that_nobody_reads_on_ends_with_its_reader(tmp_path: Path) -> None:
+    there = printing(tmp_path, "yes")
+    async with asyncio.timeout(20), aclosing(there.follow("c", "", most=10)) as printed:
+        assert await anext(printed) == b"y"
+        # The program fills what may wait to be read, and no more is taken of it.
+        for _ in range(1000):
+            await asyncio.sleep(0)
 
 
 async def test_an_engine_that_prints_for_ever_is_not_waited_for(
