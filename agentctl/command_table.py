@@ -111,7 +111,9 @@ COMMANDS = {
     "budget": CommandEntry("agentctl.commands.ledger", "budget", RUNS, "Show what is left to you of what limits..."),
     "secrets": CommandEntry("agentctl.commands.secrets", "app", RUNS, "Keep named values that steps may use..."),
     "gpus": CommandEntry("agentctl.commands.gpus", "app", OPERATORS, "GPU machines: what there is, what it..."),
-    "audit": CommandEntry("agentctl.commands.audit", "audit", OPERATORS, "Show who did what, when, and how it ended."),
+    "audit": CommandEntry(
+        "agentctl.commands.audit", "audit", OPERATORS, "Show who did what, the newest first: what..."
+    ),
     "ledger": CommandEntry("agentctl.commands.ledger", "app", OPERATORS, "See and change who may spend how much."),
     "doctor": CommandEntry(
         "agentctl.commands.doctor", "doctor", OPERATORS, "Say which parts are found, which sandbox..."
