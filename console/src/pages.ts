@@ -32,4 +32,10 @@ export const PAGES: readonly Page[] = [
     menu: { icon: "hand", group: "work", shortcut: "g n" },
     component: lazy(() => import("./pages/needs-you/NeedsYou")),
   },
+  {
+    path: "/spend",
+    title: "Spend",
+    menu: { icon: "coin", group: "account", shortcut: "g s" },
+    component: lazy(() => import("./pages/spend/Spend")),
+  },
 ];

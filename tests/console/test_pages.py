@@ -156,10 +156,21 @@ async def test_no_page_has_a_barrier(
     page = await context.new_page()
     await sign_in(page, api, person.token)
     tabs = ["timeline", "plan", "log", "files", "model-calls", "decisions", "events", "explain"]
-    for path in ["", "runs", "needs-you", *(f"runs/{run}/{tab}" for tab in tabs)]:
+    for path in ["", "runs", "needs-you", "spend", *(f"runs/{run}/{tab}" for tab in tabs)]:
         await page.goto(f"{api.url}/console/{path}")
         await expect(page.locator("main :is(h1, h2, table, [role=log])").first).to_be_visible()
         await page.wait_for_load_state("load")
         await page.add_script_tag(path=AXE)
         found = await page.evaluate("axe.run().then(all => all.violations.map(one => [one.id, one.nodes[0].html]))")
         assert found == [], path
+
+
+async def test_spend_without_a_model_call_says_what_to_do_and_keeps_its_question_in_the_address(
+    page: Page, api: Api
+) -> None:
+    await page.goto(f"{api.url}/console/spend?by=model")
+    await expect(page.get_by_text("No model was called in this time")).to_be_visible()
+    await page.get_by_label("day", exact=True).check()
+    await expect(page).to_have_url(f"{api.url}/console/spend?by=model%2Cday")
+    await page.set_viewport_size({"width": 360, "height": 700})
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -2816,6 +2816,34 @@ export interface components {
             code: string;
             message: string;
         };
+        ModelTotalsView: {
+            calls: number;
+            input_tokens: number;
+            output_tokens: number;
+            unpriced: number;
+            usd: string;
+        };
+        ModelUsageGroupView: {
+            agent?: string | null;
+            agent_name?: string | null;
+            calls: number;
+            day?: string | null;
+            input_tokens: number;
+            model?: string | null;
+            output_tokens: number;
+            pool?: string | null;
+            role?: string | null;
+            unpriced: number;
+            usd: string;
+            user?: string | null;
+            user_id?: string | null;
+        };
+        ModelUsageView: {
+            by: components["schemas"]["UsageKey"][];
+            groups: components["schemas"]["ModelUsageGroupView"][];
+            next_cursor: number | null;
+            totals: components["schemas"]["ModelTotalsView"];
+        };
         MonitoringForm: {
             health_check: components["schemas"]["HealthCheckForm"];
         };
@@ -3669,6 +3697,8 @@ export interface components {
         };
         /** @enum {string} */
         UncertainStep: "repeat" | "done";
+        /** @enum {string} */
+        UsageKey: "user" | "agent" | "model" | "day" | "role" | "pool";
         UsageOf: {
             limit: number;
             used: number | null;
@@ -8141,7 +8171,14 @@ export interface operations {
     };
     show_usage: {
         parameters: {
-            query?: never;
+            query?: {
+                by?: components["schemas"]["UsageKey"][];
+                from?: string | null;
+                to?: string | null;
+                user?: string | null;
+                cursor?: number | null;
+                limit?: number;
+            };
             header?: never;
             path?: never;
             cookie?: never;
@@ -8153,10 +8190,26 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["UsageView"];
+                    "application/json": components["schemas"]["UsageView"] | components["schemas"]["ModelUsageView"];
                 };
             };
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
