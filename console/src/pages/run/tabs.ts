@@ -1,6 +1,7 @@
 // The parts of a run's page, in their order.
-import { type ComponentType, lazy } from "react";
+import type { ComponentType } from "react";
 import type { Run } from "../../api/types";
+import { lazyPage } from "../../lazyPage";
 import type { RunEventsState } from "../../streams/runEvents";
 import { LogTab } from "./log/LogTab";
 
@@ -22,16 +23,16 @@ const asked = ({ log }: TabGiven) =>
   }, 0);
 
 export const TABS: readonly Tab[] = [
-  { path: "timeline", title: () => "Timeline", component: lazy(() => import("./timeline/TimelineTab")) },
-  { path: "plan", title: () => "Plan", component: lazy(() => import("./plan/PlanTab")) },
+  { path: "timeline", title: () => "Timeline", component: lazyPage(() => import("./timeline/TimelineTab")) },
+  { path: "plan", title: () => "Plan", component: lazyPage(() => import("./plan/PlanTab")) },
   { path: "log", title: () => "Log", component: LogTab },
-  { path: "files", title: () => "Files", component: lazy(() => import("./files/FilesTab")) },
-  { path: "model-calls", title: () => "Model calls", component: lazy(() => import("./ModelCallsTab")) },
+  { path: "files", title: () => "Files", component: lazyPage(() => import("./files/FilesTab")) },
+  { path: "model-calls", title: () => "Model calls", component: lazyPage(() => import("./ModelCallsTab")) },
   {
     path: "decisions",
     title: (given) => (asked(given) ? `Decisions · ${asked(given)} open` : "Decisions"),
-    component: lazy(() => import("./DecisionsTab")),
+    component: lazyPage(() => import("./DecisionsTab")),
   },
-  { path: "events", title: () => "Events", component: lazy(() => import("./EventsTab")) },
-  { path: "explain", title: () => "Explain", component: lazy(() => import("./ExplainTab")) },
+  { path: "events", title: () => "Events", component: lazyPage(() => import("./EventsTab")) },
+  { path: "explain", title: () => "Explain", component: lazyPage(() => import("./ExplainTab")) },
 ];
