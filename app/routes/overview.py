@@ -30,8 +30,10 @@ async def show_overview(
     context: ContextOf,
     mine: Annotated[bool, Query(description="For administrators: only one's own runs.")] = False,
 ) -> OverviewView:
-    """How things stand: what waits and runs, what ended in the last hour, what failed, what it costs, who works, and
-    what asks for you. Of your runs; for administrators of all."""
+    """How things stand.
+
+    What waits and runs, what ended in the last hour, what failed, what it costs, who works, and what asks for you. Of
+    your runs; for administrators of all."""
     store, now = context.resources.store, datetime.now(UTC)
     of = None if user.tier is Tier.ADMIN and not mine else user.id
     found = await store.overviews.of(of, user.id, now)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Query
+from fastapi import Depends, HTTPException, Query
 
 from app.auth import CurrentUser
 from app.context import ContextOf
@@ -106,6 +106,12 @@ async def count_runs(wanted: Wanted, context: ContextOf) -> RunCount:
     """How many runs there are that `GET /agent/runs` would list, up to 10,000."""
     count, is_more = await context.resources.store.run_lists.count(wanted)
     return RunCount(count=count, is_more=is_more)
+
+
+@router.api_route("/agent/runs/count", methods=["DELETE"], include_in_schema=False)
+async def take_count_for_no_run(_: CurrentUser) -> None:
+    """`count` would be read as a run's id else."""
+    raise HTTPException(405)
 
 
 async def _user_id(user: User, named: str, context: ContextOf) -> str | None:

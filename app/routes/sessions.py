@@ -22,8 +22,10 @@ router = Operations(route_class=JsonRoute, tags=["sessions"])
 
 @router.post("/console/session", responses=responses(413, 422), openapi_extra={"security": []})
 async def sign_in(new: SignIn, request: Request, context: ContextOf, response: Response) -> SessionView:
-    """Sign in with a token: a cookie of this browser stands for it from now on, for a week, or for twelve hours without
-    use. It ends with the token."""
+    """Sign in with a token.
+
+    A cookie of this browser stands for it from now on, for a week, or for twelve hours without use. It ends with the
+    token."""
     authenticator: Authenticator = request.app.state.authenticator
     owner = await authenticator.caller_of(Credential.of_token(new.token.get_secret_value()))
     before = session_value(request.scope, request.scope[SCOPE_OWN_ORIGIN])

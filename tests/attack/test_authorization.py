@@ -199,6 +199,7 @@ async def call(
         "/agent/artifacts/{user}/{agent}/rollback": {"commit": COMMIT},
     }
     query = {"commit": COMMIT, "path": "a.txt"} if "/artifacts/" in path else {}
+    query |= {"q": "text"} if path.endswith("/search") else {}
     return await http.request(method, filled, params=query, json=bodies.get(path), headers=headers)
 
 

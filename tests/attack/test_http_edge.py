@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from app.edge import gate, protocol
+from backplane.domain.users import token_digest
 from backplane.settings import fixed
 from tests.attack.raw_http import Answer, RawConnection, connections, get, request
 from tests.integration.api.running import Api, Person, running, settings_on
@@ -489,19 +490,19 @@ async def test_a_wrong_token_that_is_sent_again_is_not_looked_up_again(
 ) -> None:
     looked_up = []
     users = api.resources.store.users
-    look_up = users.user_of
+    look_up = users.caller_of
 
-    async def counted(token: str) -> Any:
-        looked_up.append(token)
-        return await look_up(token)
+    async def counted(digest: str) -> Any:
+        looked_up.append(digest)
+        return await look_up(digest)
 
-    monkeypatch.setattr(users, "user_of", counted)
+    monkeypatch.setattr(users, "caller_of", counted)
     async with RawConnection(api.url, source) as connection:
         for _ in range(3):
             answer = await connection.ask(get("/agent/me", Authorization="Bearer agt_again"))
             assert answer is not None
             assert answer.status == 401
-    assert looked_up == ["agt_again"]
+    assert looked_up == [token_digest("agt_again")]
 
 
 async def test_an_allowance_comes_back_with_time_and_forgets_whom_it_has_not_seen_for_long() -> None:

@@ -13,6 +13,7 @@ from app.schemas.fields import StrictRequest
 CHECKED_LATER = {
     "resource": "it must be one of those that the settings name",
     "secret": "of a hook, which has printable characters alone",
+    "token": "of a session, of which only a digest is looked up",
     "value": "of a secret, which is sealed",
 }
 

@@ -185,6 +185,6 @@ async def test_an_upgrade_adds_up_the_calls_that_are_there(store: Store, user: U
     await call(store, run, CallTotals(1, 1, None), ordinal=2)
     before = await store.model_usage.report(list(UsageKey))
     await store.database.write(lambda connection: downgrade(connection, "0025"))
-    await store.database.write(lambda connection: upgrade(connection, "0026"))
+    await store.database.write(lambda connection: upgrade(connection, "head"))
     after = await store.model_usage.report(list(UsageKey))
     assert (after.totals, list(after.groups)) == (ModelTotals(2, 1, 4, 5, 5), list(before.groups))

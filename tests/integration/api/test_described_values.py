@@ -129,8 +129,8 @@ async def test_every_answer_to_a_question_without_parameters_is_described(
         if operation is None or "{" in path or path in ("/agent/events", "/api/v1/events/stream"):
             continue
         answer = await person.http.get(path)
-        if answer.status_code == 403:
-            continue
+        if answer.status_code in (401, 403):
+            continue  # for administrators, or for a browser that is signed in
         asked += 1
         content = operation["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]
         if "$ref" in content:

@@ -269,7 +269,7 @@ def bearer(person: Person) -> str:
         (f"/agent/runs/{RUN_ID}%0A", "run_id"),
         ("/agent/runs/%00", "run_id"),
         ("/agent/runs?cursor=x", "cursor"),
-        ("/agent/runs?status=lost", "status"),
+        ("/agent/runs?status=lost", "status.0"),
         ("/agent/runs?limit=0", "limit"),
         ("/agent/runs?limit=201", "limit"),
         (f"/agent/logs/{RUN_ID}?after=-1", "after"),
