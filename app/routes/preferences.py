@@ -39,7 +39,9 @@ async def put_preferences(
         Header(max_length=40, description="The `ETag` of what you changed: 409 where they were changed meanwhile."),
     ] = None,
 ) -> dict[str, Any]:
-    """Replace your preferences: an object of at most 16 KiB, which the platform keeps and does not read."""
+    """Replace your preferences.
+
+    An object of at most 16 KiB, which the platform keeps and does not read."""
     if len(json.dumps(value, separators=(",", ":"))) > MAX_BYTES:
         raise TooLarge(f"the preferences are larger than {MAX_BYTES} bytes; leave out views that you do not use")
     version = await context.resources.store.preferences.put(user.id, value, version=_version(if_match))
