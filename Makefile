@@ -97,7 +97,7 @@ console-dev: console/node_modules/.installed
 test-console: .venv/installed-dev console/node_modules/.installed
 	$(PYTHON) -m pytest -n 2 tests/console $(ARGS)
 
-# Types, style and unit tests of the console; what is committed must be what its source and the description of the API give.
+# Types, style and unit tests of the console; what is committed must be what its source and the API's description give.
 console-check: console/node_modules/.installed
 	npm run --silent --prefix console types
 	npm run --silent --prefix console check

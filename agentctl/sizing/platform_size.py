@@ -257,5 +257,5 @@ def _notes(form: PlatformForm, work: Workload, connections: int) -> Sequence[str
             f"PGBOUNCER_URL, or max_connections of at least {connections + RESERVED}."
         )
     if work.agents > MEASURED_AGENTS:
-        found.append(f"{MEASURED_AGENTS} agents were seen to be borne; what is said of more is counted.")
+        found.append(f"The bench has figures for up to {MEASURED_AGENTS} agents; those for more are computed.")
     return found

@@ -2,7 +2,7 @@
 
 Each controller looks at the engine of its own machine, for the kinds that are containers there, and at its cluster for
 sandboxes that are Jobs. Where the cluster has no metrics API (`metrics.k8s.io`), or does not let this controller read
-it, that is said once in the log and not asked again: it costs nothing then. The network of Jobs is not in that API.
+it, the controller logs that once and does not ask again. The network of Jobs is not in that API.
 """
 
 import asyncio

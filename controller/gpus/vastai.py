@@ -118,10 +118,10 @@ class VastAi(GpuProvider):
                 if instance is None:
                     raise self._unavailable("its list has a machine without an id")
                 found[instance.contract] = instance
-            said = page.get("total_instances") or 0
-            if not isinstance(said, int):
+            reported = page.get("total_instances") or 0
+            if not isinstance(reported, int):
                 raise self._unavailable("its list does not say how many machines there are")
-            total = max(total, said)
+            total = max(total, reported)
             token = str(page.get("next_token") or "")
             if not token:
                 break

@@ -14,14 +14,14 @@ OWN = "http://agents.test:8000"
 
 def request(method: str = "GET", peer: str = "10.0.0.9", scheme: str = "http", **headers: str) -> dict[str, Any]:
     """The scope of a request to agents.test:8000."""
-    said = {"host": "agents.test:8000", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    sent = {"host": "agents.test:8000", **{name.replace("_", "-"): value for name, value in headers.items()}}
     return {
         "type": "http",
         "method": method,
         "path": "/agent/me",
         "scheme": scheme,
         "client": (peer, 1),
-        "headers": [(name.encode(), value.encode()) for name, value in said.items()],
+        "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
     }
 
 

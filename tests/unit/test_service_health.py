@@ -125,9 +125,9 @@ EXPLAINED = {
 @pytest.mark.parametrize("case", EXPLAINED)
 def test_a_service_is_explained_in_words(case: str) -> None:
     explained, words = EXPLAINED[case]
-    said = explanation(explained, BEGIN)
-    assert words in said
-    assert said.endswith(".")
+    text = explanation(explained, BEGIN)
+    assert words in text
+    assert text.endswith(".")
 
 
 def test_a_service_that_nobody_checks_is_outdated_after_two_intervals_and_a_minute() -> None:

@@ -25,7 +25,7 @@ DEPLOYMENT_LABEL = "agent-platform.deployment"
 CONTENT_LABEL = "agent-platform.content"
 REVISION_LABEL = "agent-platform.revision"
 HEALTH_LABEL = "agent-platform.health"
-"""How a replica is probed: one of an older revision as that said."""
+"""How a replica is probed: each as the manifest of its own revision declares."""
 USER_ID = 10001
 PIDS_MAX = 512
 RESTARTS = 3

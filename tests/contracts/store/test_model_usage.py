@@ -128,7 +128,9 @@ async def test_a_price_that_is_not_known_is_counted_as_such(store: Store, user: 
 
 async def test_an_answer_from_a_record_is_no_usage(store: Store, user: User) -> None:
     run = await running(store, user)
-    await store.running_runs.write(run.id, 1, lambda held: called(held, CallTotals(3, 4, 0), was_made=False))
+    await store.running_runs.write(
+        run.id, 1, lambda transaction: called(transaction, CallTotals(3, 4, 0), was_made=False)
+    )
     assert (await store.model_usage.report([MODEL])).totals == ModelTotals()
 
 

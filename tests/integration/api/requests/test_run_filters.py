@@ -80,9 +80,9 @@ async def test_runs_are_found_by_when_they_were_created(person: Person) -> None:
 
 
 async def test_runs_are_found_by_what_they_cost_and_lists_show_it(api: Api, person: Person) -> None:
-    cheap, dear = await person.make("create"), await person.make("create")
-    await costs(api.resources.store, dear, 250_000)
-    assert await found(person, cost_min=0.25) == [dear]
+    cheap, costly = await person.make("create"), await person.make("create")
+    await costs(api.resources.store, costly, 250_000)
+    assert await found(person, cost_min=0.25) == [costly]
     assert await found(person, cost_min=0.250001) == []
     assert await found(person, cost_max=0.249999) == [cheap]
     listed = (await person.http.get("/agent/runs")).json()["runs"]
