@@ -20,7 +20,7 @@ from structlog.contextvars import bind_contextvars
 
 from backplane.errors import Unavailable
 from backplane.process.metrics import metrics_served, process_registry
-from backplane.process.tasks import end
+from backplane.process.tasks import abandon, end
 from backplane.resources import connect, with_database_of_workers
 from backplane.settings import Settings, fixed
 from backplane.store import Store
@@ -114,7 +114,8 @@ async def _serve(
                     process = WorkerProcess(worker_id, resources, events, metrics, sandbox, scratch)
                     await _work(settings, process, installed, source, ready, stopping, give_up)
             finally:
-                await end(starting, stopping)
+                await end(stopping)
+                await abandon(starting)
 
 
 async def _work(
@@ -131,7 +132,7 @@ async def _work(
         try:
             await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not joining.done():
-                await end(joining)
+                await abandon(joining)
                 await source.leave()
                 return
             registration = joining.result()

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar, cast
 
+from backplane.errors import PlatformError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -26,6 +28,15 @@ async def end(*tasks: "asyncio.Task[Any]") -> None:
         for task in pending:
             task.cancel()
         await asyncio.wait(pending, timeout=ASK_AGAIN_SECONDS)
+
+
+async def abandon(task: "asyncio.Task[Any]") -> None:
+    """End a task whose result nobody wants any more. It may fail just then: an error that the platform raised is
+    dropped; a fault is raised."""
+    await end(task)
+    if not task.cancelled():
+        with suppress(PlatformError):
+            task.result()
 
 
 async def run_together(**loops: Coroutine[Any, Any, None]) -> None:

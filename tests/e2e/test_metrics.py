@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from agentctl.local.embedded import find_redis_server, free_port
+from backplane.process.metrics import exposition, process_registry
 from tests.e2e.test_agentctl_up import up
-from tests.metrics import Scraped, broken_conventions, scrape
+from tests.metrics import Scraped, broken_conventions, parsed, scrape
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -54,5 +55,7 @@ def test_the_worker_has_the_port_and_the_controller_the_next(tmp_path: Path, sin
     assert "agent_worker_slots" in worker.names
     assert "agent_webhooks_total" in controller.names
     assert [broken_conventions(found.families) for found in (api, worker, controller)] == [[], [], []]
-    agents = [{name for name in found.names if name.startswith("agent_")} for found in (api, worker, controller)]
+    every_process = parsed(exposition(process_registry())[0].decode()).names
+    roles = (api, worker, controller)
+    agents = [{name for name in found.names - every_process if name.startswith("agent_")} for found in roles]
     assert not agents[0] & agents[1] | agents[1] & agents[2] | agents[0] & agents[2]

@@ -107,11 +107,13 @@ async def test_a_run_waits_when_too_many_folders_wait_to_be_deleted_but_not_at_t
     removal = FolderRemoval()
     (tmp_path / "run").mkdir()
     for _ in range(WAITING_MAX):
-        await asyncio.wait_for(removal.remove_when_few_wait(tmp_path / "run"), 5)
+        async with asyncio.timeout(5):
+            await removal.remove_when_few_wait(tmp_path / "run")
     one_more = asyncio.create_task(removal.remove_when_few_wait(tmp_path / "run"))
     done, _ = await asyncio.wait([one_more], timeout=0.2)
     assert not done
     removal.end()
-    await asyncio.wait_for(one_more, 5)
+    async with asyncio.timeout(5):
+        await one_more
     go.set()
     assert removal.wait(10)

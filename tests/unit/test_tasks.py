@@ -1,11 +1,12 @@
 """Tasks end when they are cancelled, also those that have to be cancelled twice."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 
-from backplane.process.tasks import end, run_together
+from backplane.errors import Unavailable
+from backplane.process.tasks import abandon, end, run_together
 
 
 async def deaf(times: int) -> None:
@@ -33,6 +34,26 @@ async def test_ending_what_has_ended_is_no_error() -> None:
     await task
     await end(task)
     await end()
+
+
+@pytest.mark.parametrize("error", [Unavailable("no database", part="database"), RuntimeError("a fault")])
+async def test_only_a_fault_of_an_abandoned_task_is_raised(error: Exception) -> None:
+    async def fails_when_it_is_ended() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise error
+
+    task = asyncio.create_task(fails_when_it_is_ended())
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError) if isinstance(error, RuntimeError) else nullcontext():
+        await abandon(task)
+
+
+async def test_abandoning_a_task_that_can_be_cancelled_is_no_error() -> None:
+    task = asyncio.create_task(asyncio.Event().wait())
+    await abandon(task)
+    assert task.cancelled()
 
 
 async def test_the_first_error_ends_all_loops_and_is_raised() -> None:

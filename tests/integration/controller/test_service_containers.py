@@ -147,7 +147,8 @@ async def test_a_controller_that_is_killed_after_the_start_leaves_one_container_
     first = controllers.start(hosting.settings)
     await wait_until(lambda: _has_one(hosting), TIMEOUT)
     controllers.stop(first)
-    await asyncio.wait_for(first, TIMEOUT)
+    async with asyncio.timeout(TIMEOUT):
+        await first
     before = await of_platform(hosting)
     # As if it had been killed before it could write what it had done.
     await hosting.store.services.write_container(service, ContainerState.WAITING)

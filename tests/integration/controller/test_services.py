@@ -36,7 +36,8 @@ class Switch:
         if self._server is not None:
             self._server.close()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._server.wait_closed(), 1)
+                async with asyncio.timeout(1):
+                    await self._server.wait_closed()
 
 
 @pytest.fixture
@@ -97,7 +98,8 @@ async def test_services_that_never_answer_hold_up_no_other_one(
     controller = controllers.start(platform.settings)
     await wait_until(lambda: status_is(platform, id, ServiceStatus.UP))
     controllers.stop(controller)
-    await asyncio.wait_for(controller, 10)
+    async with asyncio.timeout(10):
+        await controller
     server.close()
 
 

@@ -198,7 +198,8 @@ async def test_the_agent_sees_that_its_run_was_cancelled(calling: Platform, site
     await wait_until(is_begun)
     await calling.submission.cancel(calling.user, run_id)
     await calling.until(run_id, RunStatus.CANCELLED)
-    await asyncio.wait_for(has_left.wait(), 30)
+    async with asyncio.timeout(30):
+        await has_left.wait()
 
 
 async def test_one_that_does_not_run_is_tried_again_until_it_does(calling: Platform, site: Site) -> None:

@@ -168,7 +168,8 @@ async def test_a_worker_that_is_killed_in_a_step_costs_no_run(deployment: Deploy
             begun.set()
 
     following = asyncio.create_task(user.follow(run_id, seen))
-    await asyncio.wait_for(begun.wait(), 60)
+    async with asyncio.timeout(60):
+        await begun.wait()
     [pod] = deployment.pods(WORKER)
     delete = ("delete", "pod", pod["metadata"]["name"], "-n", NAMESPACE, "--force", "--grace-period=0")
     await asyncio.to_thread(deployment.run, *delete)
@@ -228,7 +229,8 @@ async def test_a_turn_whose_pod_is_removed_by_force_goes_on_in_another_and_repea
             begun.set()
 
     following = asyncio.create_task(user.follow(sent["run_id"], seen))
-    await asyncio.wait_for(begun.wait(), 60)
+    async with asyncio.timeout(60):
+        await begun.wait()
     process = (await user.ask("GET", f"{AGENTS}/{agent['agent_id']}"))["process"]
     pod = process.rsplit("-", 2)[0]
     delete = ("delete", "pod", pod, "-n", NAMESPACE, "--force", "--grace-period=0")

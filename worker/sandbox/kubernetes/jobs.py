@@ -144,7 +144,8 @@ class WorkerJobs:
                 noticed = words
             until = min(over, look_at) if state is None or not noticed else over
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), max(0.0, until - clock()))
+                async with asyncio.timeout(max(0.0, until - clock())):
+                    await changed.wait()
 
     async def ended(self, name: str) -> PodEnd:
         """Why the Job's pod runs no more, once that is so; at once when there is no such Job."""

@@ -123,7 +123,7 @@ async def test_a_pool_with_agents_is_not_deleted(api: Api, person: Person) -> No
         ({"agents_per_process": 10**6}, "agents_per_process"),
         ({"max_processes": 0}, "max_processes"),
         ({"min_processes": -1}, "min_processes"),
-        ({"min_processes": 3, "max_processes": 2}, "body"),
+        ({"min_processes": 3, "max_processes": 2}, "min_processes"),
         ({"sleep_after_seconds": 0}, "sleep_after_seconds"),
         ({"name": "Research Pool"}, "name"),
         ({"role": "../developer"}, "role"),
