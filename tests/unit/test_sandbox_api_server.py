@@ -1,5 +1,6 @@
 """What the answers of an API server mean, also those that a healthy one seldom gives."""
 
+import asyncio
 import json
 import traceback
 from collections.abc import Callable, Iterator
@@ -179,6 +180,23 @@ async def test_a_watch_goes_on_where_it_was(server: Script) -> None:
         await wait_until(lambda: len(api.requests) > 2)
     assert "resourceVersion=3" in api.requests[1].path
     assert "resourceVersion=7" in api.requests[2].path
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_start_that_is_cancelled_when_its_pod_changes_ends(server: Script, turns: int) -> None:
+    """`turns`: of the event loop, between the change and the cancellation."""
+    _, file = server(NOTHING)
+    async with open_api_server(file) as requests:
+        cluster = WorkerJobs(requests, "tools", "w")
+        starting = asyncio.create_task(cluster.started("step-1", 60, print))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        cluster.changed(pod("1", "waiting"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait({starting}, timeout=5)
+        assert starting.cancelled()
 
 
 async def test_a_watch_that_is_too_far_behind_begins_anew_and_misses_nothing(server: Script) -> None:
