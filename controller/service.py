@@ -25,7 +25,7 @@ from backplane.domain.retry import RetryPolicy
 from backplane.leases.redis import RedisLease
 from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.retrying import OnUnavailable, log_unavailable, until_available
-from backplane.process.tasks import end
+from backplane.process.tasks import abandon, end
 from backplane.redis_access import rq_is_possible
 from backplane.resources import Resources, connect, run_actions
 from backplane.settings import Settings, fixed
@@ -76,7 +76,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                 await _work(settings, resources, metrics, stopping)
                 log.info("controller ended")
         finally:
-            await end(starting, stopping)
+            await end(stopping)
+            await abandon(starting)
 
 
 def _log_waiting(part: str) -> OnUnavailable:

@@ -10,7 +10,7 @@ import structlog
 from backplane.leases.redis import RedisLease
 from backplane.process.metrics import metrics_served, process_registry
 from backplane.process.retrying import log_unavailable, until_available
-from backplane.process.tasks import end
+from backplane.process.tasks import abandon, end
 from backplane.resources import Resources, connect
 from backplane.settings import Settings
 from controller.leader import Leader
@@ -42,6 +42,7 @@ async def serve(settings: Settings, stop: asyncio.Event, logs: str | None = None
         finally:
             await end(working, stopping)
             await launcher.close()
+            await abandon(working)
     log.info("pools ended")
 
 
